@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Everything a newcomer may type. The targets install what they need (Debian 12, as root); a second run is instant.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup lint format test test-unit test-integration test-e2e demo bench lab-up lab-down lock clean
+PY := .venv/bin/python
+IMAGE_SCRIPTS := $(wildcard examples/shop/images/*/*.py)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install Debian packages (when missing) and the locked Python packages into .venv
+	@.ci/setup
+
+lint: setup ## style, types and the import rule
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	@for script in $(IMAGE_SCRIPTS); do $(PY) -m mypy "$$script" || exit 1; done
+	$(PY) -m tests.imports
+
+format: setup ## sort imports and repair what ruff can repair by itself
+	$(PY) -m ruff check --fix .
+
+test: setup ## all tests: unit, integration, end to end
+	$(PY) -m pytest tests
+
+test-unit: setup ## unit tests only (no root, no engine, no switch)
+	$(PY) -m pytest tests/unit
+
+test-integration: setup ## tests of one part on real engines and switches
+	$(PY) -m pytest tests/integration
+
+test-e2e: setup ## tests of the whole
+	$(PY) -m pytest tests/e2e
+
+demo: setup ## the main job, start to end; DEMO_KEEP=1 leaves it up, DEMO_REPORT=FILE writes the result as JSON
+	@$(PY) -m odyssey.demo
+
+bench: setup ## measure, print, and write docs/benchmarks.md
+	@$(PY) -m tests.bench
+
+lab-up: setup ## three Docker hosts, two switches, all daemons
+	@$(PY) -m odyssey.lab up
+
+lab-down: setup ## stop the lab; WIPE=1 removes its state too
+	@$(PY) -m odyssey.lab down $(if $(WIPE),--wipe)
+
+lock: setup ## write both lock files anew from pyproject.toml, with the newest releases
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile pyproject.toml --upgrade --generate-hashes \
+	  --universal --python-version 3.11 --quiet --output-file requirements.lock >/dev/null
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile pyproject.toml --upgrade --generate-hashes \
+	  --extra dev --universal --python-version 3.11 --quiet --output-file requirements-dev.lock >/dev/null
+
+clean: ## remove .venv, caches and build results (not the lab: make lab-down WIPE=1)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
