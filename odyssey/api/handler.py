@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What odysseyd answers: each RPC method with the permission that it needs, in one table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import schemas
+from odyssey.api.queries import Queries
+from odyssey.api.roles import Forbidden, Permission, Role, authorise
+from odyssey.orchestrator.engine import Engine
+from odyssey.security.tokens import DEFAULT_LIFETIME, JoinTokens, TokenRefused
+from rdmp.hub import RpcHandler
+from rdmp.rpc import RpcError
+from rdmp.tls import Identity
+
+_log = logging.getLogger(__name__)
+Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
+_Query = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The Micro-ESB call as an RPC method: schema first, then role, then the engine."""
+
+    engine: Engine
+    roles: tuple[Role, ...]
+
+    async def call(self, peer: Identity, params: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
+        """Check and carry out one service call. Raises RpcError."""
+        faults = schemas.validate("service-call", params)
+        if faults:
+            raise RpcError("invalid", "the service call does not fit its schema", faults)
+        for item in params["data"]:
+            _authorise(peer, _permission(params["SYSServiceID"], item["System"]), self.roles)
+        return await self.engine.submit(params, f"{peer.role}/{peer.name}", progress)
+
+
+def _permission(service: str, system: Mapping[str, Any]) -> Permission:
+    document = system.get("document", {})
+    platform = system.get("platform") or document.get("platform", "")
+    network = system.get("Network", {}).get("name", "")
+    return Permission(service, platform, network)
+
+
+def _authorise(peer: Identity, permission: Permission, roles: tuple[Role, ...]) -> None:
+    try:
+        authorise(peer, permission, roles)
+    except Forbidden as error:
+        raise RpcError("forbidden", str(error)) from error
+
+
+class Api(RpcHandler):
+    """Dispatches RPCs. Methods that it does not list do not exist for anybody."""
+
+    def __init__(
+        self, service: Service, queries: Queries, tokens: JoinTokens | None, roles: tuple[Role, ...]
+    ) -> None:
+        self._service = service
+        self._tokens = tokens
+        self._roles = roles
+        self._queries: dict[str, _Query] = {
+            "status": queries.status,
+            "state.get": queries.state,
+            "tx.list": queries.transactions,
+            "tx.show": queries.transaction,
+            "call.show": queries.call,
+            "peers.list": queries.peers,
+            "switch.list": queries.switches,
+            "switch.flows": queries.flows,
+            "node.list": queries.nodes,
+            "node.show": queries.node,
+            "node.logs": queries.logs,
+            "network.list": queries.networks,
+            "host.list": queries.hosts,
+            "host.show": queries.host,
+            "platform.list": queries.platforms,
+            "platform.show": queries.platform,
+            "inventory.show": queries.inventory,
+        }
+
+    async def call(
+        self, peer: Identity, method: str, params: Mapping[str, Any], progress: Progress
+    ) -> Mapping[str, Any]:
+        """Answer one RPC of `peer`. Raises RpcError with a code and a text for people."""
+        if method == "service.call":
+            return await self._service.call(peer, params, progress)
+        if method == "token.create":
+            _authorise(peer, Permission(method), self._roles)
+            return await self._create_token(peer, params)
+        query = self._queries.get(method)
+        if query is None:
+            known = ", ".join(sorted([*self._queries, "service.call", "token.create"]))
+            raise RpcError("unknown_method", f"there is no method {method}; known are {known}")
+        _authorise(peer, Permission(method, str(params.get("platform") or ""), str(params.get("network") or "")), self._roles)
+        return await query(params)
+
+    async def _create_token(self, peer: Identity, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._tokens is None:
+            raise RpcError("no_ca", "this orchestrator holds no CA ([odysseyd] ca_dir), so nobody can join by it")
+        for key in ("role", "name"):
+            if not isinstance(params.get(key), str):
+                raise RpcError("invalid", f"$.{key}: must be a text")
+        try:
+            token = await self._tokens.create(params["role"], params["name"], float(params.get("ttl") or DEFAULT_LIFETIME))
+        except (TokenRefused, ValueError) as error:
+            raise RpcError("invalid", str(error)) from error
+        _log.info("%s made a join token for %s/%s", peer, params["role"], params["name"])
+        return {"token": token.text, "role": token.role, "name": token.name, "expires": token.expires}

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From a checked service call to its answer: wish, goal, plan, locks, steps.
+
+The engine holds no truth of its own. What a call wants stands in its document before the first transaction; what came
+of it stands in the decisions. A call that was cut off is planned again from its goal and the state as it is then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from odyssey.config import OrchestratorLimits
+from odyssey.model.snapshot import Snapshot
+from odyssey.orchestrator.calls import FINAL, Call, CallBook
+from odyssey.orchestrator.locks import LockTable
+from odyssey.orchestrator.questions import Questions
+from odyssey.orchestrator.steps import StepRunner
+from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, PlanRefused, plan, resolve
+from odyssey.services import handle
+from odyssey.services.wish import Wish
+from odyssey.state.view import StateView
+from rdmp.rpc import RpcError
+
+_log = logging.getLogger(__name__)
+Listener = Callable[[Mapping[str, Any]], Awaitable[None]]
+_PROGRESS_QUEUE = 1000
+
+
+@dataclass(slots=True)
+class _Work:
+    """A call that runs in this process, and who watches it."""
+
+    task: asyncio.Task[Mapping[str, Any]] | None = None
+    watchers: list[asyncio.Queue[Mapping[str, Any]]] = field(default_factory=list)
+    history: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        if len(self.history) < _PROGRESS_QUEUE:
+            self.history.append(message)
+        for queue in self.watchers:
+            if not queue.full():  # progress may be thinned for a slow screen; the answer is never
+                queue.put_nowait(message)
+
+
+class Engine:
+    """Runs service calls, many at a time where they touch different networks."""
+
+    def __init__(
+        self, view: StateView, calls: CallBook, questions: Questions, runner: StepRunner, limits: OrchestratorLimits
+    ) -> None:
+        self._view = view
+        self._calls = calls
+        self._questions = questions
+        self._runner = runner
+        self._limits = limits
+        self._running: dict[str, _Work] = {}
+        self.locks = LockTable(view.held)
+
+    async def submit(self, request: Mapping[str, Any], subject: str, listener: Listener) -> Mapping[str, Any]:
+        """Carry out `request` (schema and role already checked) and return its answer.
+
+        A repeat of a finished call is answered from its document, a repeat of a running one joins it. Raises RpcError
+        if it is refused before anything was done.
+        """
+        wish = handle(request)
+        options = request.get("options", {})
+        if options.get("dryRun"):
+            return await self._planned(request, wish)
+        if len(self._running) >= self._limits.calls:
+            raise RpcError("too_many_calls", f"{self._limits.calls} calls are in work ([limits] calls); repeat later")
+        call = await self._calls.open(request, subject)
+        if call.state in FINAL and call.answer is not None:
+            return call.answer
+        work = self._running.get(call.id)
+        if work is None:
+            work = self._running[call.id] = _Work()
+            work.task = asyncio.create_task(self._work(call, wish, work), name=f"call {call.id}")
+        return await self._watch(work, listener)
+
+    async def _watch(self, work: _Work, listener: Listener) -> Mapping[str, Any]:
+        """Pass progress on until the work ends; a watcher that leaves does not stop the work."""
+        queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2 * _PROGRESS_QUEUE)
+        for message in work.history:
+            queue.put_nowait(message)
+        work.watchers.append(queue)
+        assert work.task is not None
+        sender = asyncio.create_task(_forward(queue, listener))
+        try:
+            answer = await asyncio.shield(work.task)
+            await queue.join()
+            return answer
+        finally:
+            work.watchers.remove(queue)
+            sender.cancel()
+
+    async def _planned(self, request: Mapping[str, Any], wish: Wish) -> Mapping[str, Any]:
+        snapshot = await self._snapshot(wish)
+        planned = _plan(snapshot, resolve(wish, snapshot), request)
+        changes = planned.controller_changes()
+        compiled = await self._questions.compiled(changes) if changes else {}
+        return {
+            "id": request["id"], "state": "planned", "index": planned.index, "plan": planned.to_json(),
+            "switches": (compiled or {}).get("switches", {}), "refusals": (compiled or {}).get("refusals", []),
+            "controller": compiled is not None,
+        }  # fmt: skip
+
+    async def _snapshot(self, wish: Wish) -> Snapshot:
+        references = wish.images() | self._view.images()
+        images = await self._questions.images(references)
+        return self._view.snapshot(images, self._questions.present())
+
+    async def _work(self, call: Call, wish: Wish, work: _Work) -> Mapping[str, Any]:
+        try:
+            return await self._carry_out(call, wish, work)
+        except RpcError as error:
+            # Refused before its goal was fixed: the id is free to be used again with better input.
+            if call.goal is None:
+                await self._calls.forget(call)
+            _log.info("call %s refused: %s", call.id, error)
+            raise
+        finally:
+            self._running.pop(call.id, None)
+            await self.locks.release(call.id)
+
+    async def _carry_out(self, call: Call, wish: Wish, work: _Work) -> Mapping[str, Any]:
+        goal, planned = await self._begin(call, wish, work)
+        call = await self._calls.save(replace(call, state="running", goal=goal.to_json()))
+        work.tell({
+            "kind": "plan", "index": planned.index, "changes": planned.to_json()["changes"],
+            "steps": [{"step": n, "title": step.title} for n, step in enumerate(planned.steps, 1)],
+        })  # fmt: skip
+        call, error, state = await self._steps(call, planned, work)
+        answer = self._answer(call, planned, state, error)
+        await self._calls.save(replace(call, state=state, answer=answer))
+        return answer
+
+    async def _begin(self, call: Call, wish: Wish, work: _Work) -> tuple[Goal, Plan]:
+        """Plan on the newest state and take the plan's locks in the same step of the event loop."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._limits.lock_wait
+        while True:
+            snapshot = await self._snapshot(wish)
+            goal = Goal.from_json(call.goal) if call.goal is not None else resolve(wish, snapshot)
+            planned = _plan(snapshot, goal, call.request)
+            if self.locks.take(planned.locks, call.id):
+                return goal, planned
+            conflict = self.locks.conflict(planned.locks)
+            work.tell({"kind": "message", "text": f"waiting for {conflict}"})
+            try:
+                await self.locks.wait(min(end - loop.time(), self._limits.settle_interval))
+            except TimeoutError:
+                if loop.time() >= end:
+                    raise RpcError(
+                        "busy", f"{conflict} is still being changed after {self._limits.lock_wait:g} s; repeat later"
+                    ) from None
+
+    async def _steps(self, call: Call, planned: Plan, work: _Work) -> tuple[Call, Mapping[str, Any] | None, str]:
+        for number, step in enumerate(planned.steps, 1):
+            if isinstance(step, DrainStep):
+                await self._runner.drain(step, work.tell)
+                continue
+            tx_id = f"{call.id}.{len(call.transactions) + 1}"
+            call = await self._calls.save(replace(call, transactions=(*call.transactions, tx_id)))
+            record = await self._runner.transact(tx_id, number, step, work.tell)
+            if record.state != "committed":
+                return call, _error("aborted", f"{step.title}: {record.reason}", tx_id), "failed"
+            if not record.finished:
+                missing = ", ".join(record.missing())
+                text = f"{step.title}: decided, but {missing} did not confirm yet; it is repeated until done"
+                return call, _error("pending", text, tx_id), "pending"
+        return call, None, "done"
+
+    def _answer(
+        self, call: Call, planned: Plan, state: str, error: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        touched = {node for step in planned.steps if not isinstance(step, DrainStep) for node in step.nodes}
+        nodes = [self._view.documents[f"node/{name}"] for name in sorted(touched) if f"node/{name}" in self._view.documents]
+        answer: dict[str, Any] = {
+            "id": call.id, "state": state, "index": self._view.index, "plan": planned.to_json(), "nodes": nodes,
+            "transactions": self._view.summaries(call.transactions),
+        }  # fmt: skip
+        if error is not None:
+            answer["error"] = error
+        return answer
+
+
+async def _forward(queue: asyncio.Queue[Mapping[str, Any]], listener: Listener) -> None:
+    while True:
+        message = await queue.get()
+        try:
+            await listener(message)
+        finally:
+            queue.task_done()
+
+
+def _plan(snapshot: Snapshot, goal: Goal, request: Mapping[str, Any]) -> Plan:
+    options = request.get("options", {})
+    expected = options.get("index")
+    if expected is not None and expected != snapshot.index:
+        raise RpcError(
+            "index_changed",
+            f"$.options.index: the state moved from {expected} to {snapshot.index} since that plan; look at a new plan",
+        )
+    try:
+        return plan(snapshot, goal, PlanOptions())
+    except PlanRefused as refused:
+        raise RpcError("refused", "the plan is refused", refused.faults) from refused
+
+
+def _error(code: str, message: str, tx_id: str) -> Mapping[str, Any]:
+    return {"code": code, "message": message, "transaction": tx_id}

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Questions to the participants that change nothing: what they see, which images they hold, what would be compiled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from rdmp.hub import Hub
+from rdmp.rpc import RpcError
+
+_log = logging.getLogger(__name__)
+CONTROLLER = "controller"
+
+
+class Questions:
+    """RPC to participants, each bounded by `timeout` seconds; an absent participant is an answer too (None)."""
+
+    def __init__(self, hub: Hub, timeout: float) -> None:
+        self._hub = hub
+        self._timeout = timeout
+
+    def present(self) -> frozenset[str]:
+        """Names of the participants that are connected now."""
+        return frozenset(peer.name for peer in self._hub.peers() if peer.role in {"agent", CONTROLLER})
+
+    async def ask(self, name: str, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask one participant. Raises RpcError."""
+        return await self._hub.call(name, method, params, self._timeout)
+
+    async def try_ask(self, name: str, method: str, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Ask one participant; None, and a line in the log, if it does not answer."""
+        try:
+            return await self.ask(name, method, params)
+        except RpcError as error:
+            _log.info("%s does not answer %s: %s", name, method, error)
+            return None
+
+    async def observe(self, names: Iterable[str]) -> dict[str, Mapping[str, Any] | None]:
+        """The full state of each participant, in parallel."""
+        wanted = sorted(set(names))
+        answers = await asyncio.gather(*(self.try_ask(name, "observe", {}) for name in wanted))
+        return dict(zip(wanted, answers, strict=True))
+
+    async def images(self, references: Collection[str]) -> dict[str, dict[str, str]]:
+        """Image ids by host and reference, as far as the hosts have them."""
+        if not references:
+            return {}
+        hosts = sorted(self.present() - {CONTROLLER})
+        params = {"references": sorted(references)}
+        answers = await asyncio.gather(*(self.try_ask(host, "images", params) for host in hosts))
+        return {
+            host: {reference: image for reference, image in answer.items() if image}
+            for host, answer in zip(hosts, answers, strict=True)
+            if answer is not None
+        }
+
+    async def connections(self, nodes: Sequence[tuple[str, str]]) -> dict[str, int | None]:
+        """Open inbound TCP connections of each (node, host); None where the host does not answer."""
+        by_host: dict[str, list[str]] = defaultdict(list)
+        for node, host in nodes:
+            by_host[host].append(node)
+        answers = await asyncio.gather(
+            *(self.try_ask(host, "connections", {"nodes": names}) for host, names in by_host.items())
+        )
+        counts: dict[str, int | None] = {}
+        for names, answer in zip(by_host.values(), answers, strict=True):
+            for node in names:
+                counts[node] = None if answer is None else int(answer.get(node, {}).get("inbound", 0))
+        return counts
+
+    async def compiled(self, changes: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What the controller would program for `changes`; None if it is not there."""
+        return await self.try_ask(CONTROLLER, "compile", {"changes": changes})

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The loop that ends what a restart or a failure left half-way: nodes that were withdrawn and not yet retired."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from odyssey.orchestrator.engine import Engine
+from odyssey.state.view import StateView
+from rdmp.rpc import RpcError
+
+_log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Looks every `interval` seconds whether draining nodes are left that no call works on."""
+
+    def __init__(self, engine: Engine, view: StateView, interval: float) -> None:
+        self._engine = engine
+        self._view = view
+        self._interval = interval
+
+    async def run(self) -> None:
+        """Loop until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            await self.once()
+
+    async def once(self) -> None:
+        """Retire left-over nodes, if their networks are free."""
+        left = [node for node in self._view.values("node/") if node["phase"] == "draining"]
+        locks = {f"network/{node['platform']}/{node['network']}" for node in left}
+        if not left or self._engine.locks.conflict(locks) is not None:
+            return
+        names = ", ".join(sorted(node["node"] for node in left))
+        _log.info("settling nodes that were withdrawn and not retired: %s", names)
+        try:
+            answer = await self._engine.settle(f"settle-{uuid.uuid4().hex[:12]}", _told)
+        except RpcError as error:
+            _log.warning("settling %s failed and is tried again: %s", names, error)
+            return
+        _log.info("settled %s: %s", names, answer["state"])
+
+
+async def _told(message: Mapping[str, Any]) -> None:
+    _log.debug("settle: %s", message)

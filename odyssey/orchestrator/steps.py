@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Carries out the steps of one plan: transactions by RDMP, drains by counting connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from odyssey.orchestrator.questions import Questions
+from odyssey.planning import DrainStep, TransactionStep
+from rdmp.hub import Hub
+from rdmp.records import TxRecord
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class StepRunner:
+    """Acts; decides nothing. One instance serves all calls."""
+
+    def __init__(self, hub: Hub, questions: Questions, epoch: int, drain_poll: float) -> None:
+        self._hub = hub
+        self._questions = questions
+        self._epoch = epoch
+        self._drain_poll = drain_poll
+
+    async def transact(self, tx_id: str, number: int, step: TransactionStep, progress: Progress) -> TxRecord:
+        """Run one transaction to its end; the record tells how it ended."""
+        record = TxRecord(
+            id=tx_id, seq=0, epoch=self._epoch, revision=0, state="preparing", participants=step.participants,
+            stages=step.stages, changes=step.changes, events=step.events, objects=step.objects, done={}, degraded={},
+            reason=None, finished=False, deadline=step.deadline,
+        )  # fmt: skip
+        told = {"id": tx_id, "step": number, "title": step.title}
+        progress({"kind": "tx", **told, "state": "preparing", "participants": dict.fromkeys(step.participants, "waiting")})
+        ended = await self._hub.execute(record, lambda change: progress({**told, **change.document()}))
+        state = "finished" if ended.finished and ended.state == "committed" else ended.state
+        progress({"kind": "tx", **told, "state": state, "reason": ended.reason})
+        return ended
+
+    async def drain(self, step: DrainStep, progress: Progress) -> None:
+        """Wait until no draining node has an inbound connection, at most `step.timeout` seconds.
+
+        A host that does not answer is waited for until the limit: its nodes may still serve.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + step.timeout
+        while (remaining := end - loop.time()) > 0:
+            counts = await self._questions.connections(step.nodes)
+            progress({"kind": "drain", "nodes": counts, "remaining": round(remaining, 1)})
+            if all(count == 0 for count in counts.values()):
+                return
+            await asyncio.sleep(min(self._drain_poll, remaining))

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""RDMP's decision log and event log over a Store.
+
+`tx/<id>` is one document; the decision is the compare-and-set of its revision. It carries the whole state change and its
+events, so the documents under `state/` and the events are a fold of it: written in the same step where the store can,
+made up for at the next start where it cannot.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from odyssey.state.store import Append, Conflict, LoggedEvent, Set, Store
+from odyssey.state.view import Entry, StateView
+from rdmp.decisionlog import DecisionLog
+from rdmp.records import Decision, TxRecord
+
+TX = "tx/"
+STATE = "state/"
+FOLD = "fold"
+Clock = Callable[[], str]
+
+
+def utc_now() -> str:
+    """Now as RFC 3339 in UTC, with microseconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class StoreDecisionLog(DecisionLog):
+    """Writes decisions and keeps the view in step. Only the leader of the store may use it."""
+
+    def __init__(
+        self, store: Store, view: StateView, *, kept: int = 1000, clock: Clock = utc_now,
+        announce: Callable[[Sequence[LoggedEvent]], None] = lambda _events: None,
+    ) -> None:  # fmt: skip
+        """`kept` finished transactions stay to be asked for; `announce` hears of events that a decision appended."""
+        self._store = store
+        self._view = view
+        self._kept = kept
+        self._clock = clock
+        self._announce = announce
+        self._seq = 0
+        self._position = 0
+
+    async def load(self) -> None:
+        """Read everything, and fold what a crash kept from being folded."""
+        self._view.incarnation = self._store.incarnation
+        for document in await self._store.list(STATE):
+            self._view.documents[document.key.removeprefix(STATE)] = document.value
+        marker = await self._store.get(FOLD)
+        self._view.index = self._position = marker.value["position"] if marker else 0
+        for document in await self._store.list(TX):
+            entry = Entry.parse(document.value)
+            self._view.entries[entry.record.id] = entry
+            self._seq = max(self._seq, entry.record.seq)
+        decided = [entry for entry in self._view.entries.values() if (entry.position or 0) > self._view.index]
+        for entry in sorted(decided, key=lambda item: item.position or 0):
+            await self._store.commit(None, self._fold(entry))
+            self._position = entry.position or 0
+            self._view.apply(self._position, entry.record.changes)
+
+    def _fold(self, entry: Entry) -> list[Set | Append]:
+        changes: list[Set | Append] = [Set(STATE + key, value) for key, value in entry.record.changes.items()]
+        events = [
+            Append(event["topic"], entry.decided or entry.created, {**event["data"], "tx": entry.record.id})
+            for event in entry.record.events
+        ]
+        return [*changes, *events, Set(FOLD, {"position": entry.position})]
+
+    async def create(self, record: TxRecord) -> TxRecord:
+        record.check()
+        if record.id in self._view.entries:
+            raise ValueError(f"transaction {record.id} exists already")
+        if taken := self._view.held() & set(record.objects):
+            raise ValueError(f"transaction {record.id}: {sorted(taken)[0]} belongs to another open transaction")
+        self._seq += 1
+        created = Entry(replace(record, seq=self._seq, revision=1), None, self._clock())
+        self._view.entries[record.id] = created
+        try:
+            await self._store.commit(Set(TX + record.id, created.document(), expect=0))
+        except BaseException:
+            del self._view.entries[record.id]
+            raise
+        return created.record
+
+    async def decide(self, tx: str, revision: int, decision: Decision, reason: str | None) -> TxRecord:
+        found = self._view.entries[tx]
+        if found.record.revision != revision or found.record.state != "preparing":
+            return found.record
+        record = replace(found.record, state=decision, reason=reason, revision=revision + 1)
+        entry = replace(found, record=record, decided=self._clock())
+        then: list[Set | Append] = []
+        if decision == "committed":
+            self._position += 1
+            entry = replace(entry, position=self._position)
+            then = self._fold(entry)
+        return await self._write(entry, revision, then, durable=True)
+
+    async def advance(
+        self,
+        tx: str,
+        revision: int,
+        done: Mapping[str, Sequence[str]],
+        degraded: Mapping[str, str],
+        finished: bool,
+    ) -> TxRecord:
+        found = self._view.entries[tx]
+        if found.record.revision != revision:
+            return found.record
+        kept = {stage: tuple(names) for stage, names in done.items()}
+        record = replace(found.record, done=kept, degraded=dict(degraded), finished=finished, revision=revision + 1)
+        entry = replace(found, record=record, finished=self._clock() if finished else None)
+        written = await self._write(entry, revision, (), durable=False)
+        if finished:
+            await self._trim()
+        return written
+
+    async def _write(
+        self, entry: Entry, expect: int, then: Sequence[Set | Append], *, durable: bool
+    ) -> TxRecord:
+        tx = entry.record.id
+        try:
+            written = await self._store.commit(Set(TX + tx, entry.document(), expect=expect), then, durable=durable)
+        except Conflict as lost:
+            if lost.actual is None:
+                raise
+            self._view.entries[tx] = Entry.parse(lost.actual.value)
+            return self._view.entries[tx].record
+        self._view.entries[tx] = entry
+        if then and entry.position is not None:
+            self._view.apply(entry.position, entry.record.changes)
+        if written.events:
+            self._announce(written.events)
+        return entry.record
+
+    async def _trim(self) -> None:
+        """Forget the oldest finished transactions beyond what is kept; the newest stays, it carries `seq` on."""
+        finished = sorted(
+            (entry.record for entry in self._view.entries.values() if entry.record.finished), key=lambda item: item.seq
+        )
+        for record in finished[: max(0, len(finished) - self._kept)]:
+            del self._view.entries[record.id]
+            await self._store.commit(Set(TX + record.id, None), durable=False)
+
+    async def open(self) -> Sequence[TxRecord]:
+        return self._view.unfinished()
+
+    async def lookup(self, tx: str) -> TxRecord | None:
+        found = self._view.entries.get(tx)
+        return found.record if found else None
+
+    def low_water(self) -> int:
+        return min((record.seq for record in self._view.unfinished()), default=self._seq + 1)
