@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """SQLite behind one thread, with group commit: many writes, one `fsync`.
 
-The participant's journal and the orchestrator's store both wait for the disk before they answer. While one COMMIT waits,
-the writes that arrive gather, and the next COMMIT takes them all; so throughput does not end at one write for each
+The participant's journal and the orchestrator's store both wait for the disk before they answer. While one COMMIT
+waits, the writes that arrive gather, and the next COMMIT takes them all; so throughput does not end at one write for each
 `fsync`, and an idle database answers after exactly one. (Group commit: DeWitt et al., "Implementation Techniques for
 Main Memory Database Systems", SIGMOD 1984.)
 """
@@ -147,7 +147,7 @@ def _savepoint(connection: sqlite3.Connection, job: _Job) -> None:
     connection.execute("SAVEPOINT job")
     try:
         job.result = job.work(connection)
-    except Exception as error:  # noqa: BLE001 - handed to the caller, who alone knows what it means
+    except Exception as error:  # handed to the caller, who alone knows what it means
         job.error = error
         connection.execute("ROLLBACK TO job")
     connection.execute("RELEASE job")

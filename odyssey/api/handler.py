@@ -95,7 +95,8 @@ class Api(RpcHandler):
         if query is None:
             known = ", ".join(sorted([*self._queries, "service.call", "token.create"]))
             raise RpcError("unknown_method", f"there is no method {method}; known are {known}")
-        _authorise(peer, Permission(method, str(params.get("platform") or ""), str(params.get("network") or "")), self._roles)
+        concerned = (str(params.get(key) or "") for key in ("platform", "network"))
+        _authorise(peer, Permission(method, *concerned), self._roles)
         return await query(params)
 
     async def _create_token(self, peer: Identity, params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,7 +106,8 @@ class Api(RpcHandler):
             if not isinstance(params.get(key), str):
                 raise RpcError("invalid", f"$.{key}: must be a text")
         try:
-            token = await self._tokens.create(params["role"], params["name"], float(params.get("ttl") or DEFAULT_LIFETIME))
+            lifetime = float(params.get("ttl") or DEFAULT_LIFETIME)
+            token = await self._tokens.create(params["role"], params["name"], lifetime)
         except (TokenRefused, ValueError) as error:
             raise RpcError("invalid", str(error)) from error
         _log.info("%s made a join token for %s/%s", peer, params["role"], params["name"])

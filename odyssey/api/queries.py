@@ -20,7 +20,9 @@ Answer = dict[str, Any]
 class Queries:
     """One method for each read-only RPC. Every answer is a JSON object."""
 
-    def __init__(self, cluster: str, epoch: int, view: StateView, calls: CallBook, questions: Questions, hub: Hub) -> None:
+    def __init__(
+        self, cluster: str, epoch: int, view: StateView, calls: CallBook, questions: Questions, hub: Hub
+    ) -> None:
         self._cluster = cluster
         self._epoch = epoch
         self._view = view
@@ -88,14 +90,14 @@ class Queries:
 
     async def node(self, params: Params) -> Answer:
         """One node."""
-        node = self._document(f"node/{_text(params, 'node')}", f"there is no node {params['node']} (odysseyctl node ls)")
+        node = self._node_document(params)
         seen = await self._questions.observe([node["host"]])
         found = (seen[node["host"]] or {}).get("nodes", {}).get(node["node"])
         return {**_node(node, seen[node["host"]]), "observed": found}
 
     async def logs(self, params: Params) -> Answer:
         """The last lines that a node wrote."""
-        node = self._document(f"node/{_text(params, 'node')}", f"there is no node {params['node']} (odysseyctl node ls)")
+        node = self._node_document(params)
         tail = min(int(params.get("tail") or 100), _LOG_LINES)
         return dict(await self._questions.ask(node["host"], "logs", {"node": node["node"], "tail": tail}))
 
@@ -118,7 +120,7 @@ class Queries:
             "platform": platform, "network": network, "subnet": declared["subnet"], "vlan": declared["vlan"],
             "image": declared["image"], "min": scale.get("min", 1), "max": scale.get("max", 1),
             "count": self._view.documents[f"network/{platform}/{network}"]["count"],
-            "standby": phases.count("standby"), "admitted": phases.count("admitted"), "draining": phases.count("draining"),
+            **{phase: phases.count(phase) for phase in ("standby", "admitted", "draining")},
             "dependsOn": sorted(declared.get("dependsOn", {})),
         }  # fmt: skip
 
@@ -195,6 +197,10 @@ class Queries:
             "networks": (await self.networks({"platform": name}))["networks"],
             "nodes": (await self.nodes({"platform": name}))["nodes"],
         }  # fmt: skip
+
+    def _node_document(self, params: Params) -> Mapping[str, Any]:
+        name = _text(params, "node")
+        return self._document(f"node/{name}", f"there is no node {name} (odysseyctl node ls)")
 
     def _document(self, key: str, absent: str) -> Mapping[str, Any]:
         found = self._view.documents.get(key)

@@ -85,6 +85,10 @@ class CallBook:
         written = await self._store.commit(Set(PREFIX + call.id, call.document(), expect=call.revision))
         return replace(call, revision=written.document.revision if written.document else 0)
 
+    async def forget(self, call: Call) -> None:
+        """Remove a call that was refused before anything began."""
+        await self._store.commit(Set(PREFIX + call.id, None))
+
     async def interrupt(self) -> list[str]:
         """At start: nothing runs yet, so calls that say so were cut off. Returns their ids."""
         cut = [

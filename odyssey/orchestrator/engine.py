@@ -19,8 +19,8 @@ from odyssey.orchestrator.calls import FINAL, Call, CallBook
 from odyssey.orchestrator.locks import LockTable
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.steps import StepRunner
-from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, PlanRefused, plan, resolve
-from odyssey.services import handle
+from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, PlanRefused, Settle, plan, resolve, undo
+from odyssey.services import ServiceCallError, handle
 from odyssey.services.wish import Wish
 from odyssey.state.view import StateView
 from rdmp.rpc import RpcError
@@ -28,6 +28,8 @@ from rdmp.rpc import RpcError
 _log = logging.getLogger(__name__)
 Listener = Callable[[Mapping[str, Any]], Awaitable[None]]
 _PROGRESS_QUEUE = 1000
+_LAST_PROGRESS = 2.0
+"""Seconds that a watcher gets to read what is left once the work has ended."""
 
 
 @dataclass(slots=True)
@@ -35,14 +37,14 @@ class _Work:
     """A call that runs in this process, and who watches it."""
 
     task: asyncio.Task[Mapping[str, Any]] | None = None
-    watchers: list[asyncio.Queue[Mapping[str, Any]]] = field(default_factory=list)
+    watchers: list[asyncio.Queue[Mapping[str, Any] | None]] = field(default_factory=list)
     history: list[Mapping[str, Any]] = field(default_factory=list)
 
     def tell(self, message: Mapping[str, Any]) -> None:
         if len(self.history) < _PROGRESS_QUEUE:
             self.history.append(message)
         for queue in self.watchers:
-            if not queue.full():  # progress may be thinned for a slow screen; the answer is never
+            if queue.qsize() < queue.maxsize - 1:  # progress may be thinned for a slow screen; the answer is never
                 queue.put_nowait(message)
 
 
@@ -63,43 +65,54 @@ class Engine:
     async def submit(self, request: Mapping[str, Any], subject: str, listener: Listener) -> Mapping[str, Any]:
         """Carry out `request` (schema and role already checked) and return its answer.
 
-        A repeat of a finished call is answered from its document, a repeat of a running one joins it. Raises RpcError
-        if it is refused before anything was done.
+        A repeat of a finished call is answered from its document, a repeat of a running one joins it, one that failed
+        or was cut off is taken up again. Raises RpcError if it is refused before anything was done.
         """
-        wish = handle(request)
-        options = request.get("options", {})
-        if options.get("dryRun"):
+        wish = _wish(request)
+        if request.get("options", {}).get("dryRun"):
             return await self._planned(request, wish)
-        if len(self._running) >= self._limits.calls:
-            raise RpcError("too_many_calls", f"{self._limits.calls} calls are in work ([limits] calls); repeat later")
         call = await self._calls.open(request, subject)
         if call.state in FINAL and call.answer is not None:
             return call.answer
+        return await self._watch(self._start(call, wish), listener)
+
+    async def settle(self, call_id: str, listener: Listener) -> Mapping[str, Any]:
+        """Retire the nodes that were withdrawn and that nobody works on any more."""
+        request = {"id": call_id, "SYSServiceID": "settle", "data": []}
+        call = await self._calls.open(request, "odysseyd")
+        call = await self._calls.save(replace(call, goal=Settle().to_json()))
+        return await self._watch(self._start(call, None), listener)
+
+    def _start(self, call: Call, wish: Wish | None) -> _Work:
         work = self._running.get(call.id)
         if work is None:
+            if len(self._running) >= self._limits.calls:
+                raise RpcError(
+                    "too_many_calls", f"{self._limits.calls} calls are in work ([limits] calls); repeat later"
+                )
             work = self._running[call.id] = _Work()
             work.task = asyncio.create_task(self._work(call, wish, work), name=f"call {call.id}")
-        return await self._watch(work, listener)
+        return work
 
     async def _watch(self, work: _Work, listener: Listener) -> Mapping[str, Any]:
         """Pass progress on until the work ends; a watcher that leaves does not stop the work."""
-        queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(2 * _PROGRESS_QUEUE)
+        queue: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue(2 * _PROGRESS_QUEUE + 1)
         for message in work.history:
             queue.put_nowait(message)
         work.watchers.append(queue)
         assert work.task is not None
         sender = asyncio.create_task(_forward(queue, listener))
         try:
-            answer = await asyncio.shield(work.task)
-            await queue.join()
-            return answer
+            return await asyncio.shield(work.task)
         finally:
             work.watchers.remove(queue)
+            queue.put_nowait(None)
+            await asyncio.wait([sender], timeout=_LAST_PROGRESS)
             sender.cancel()
 
     async def _planned(self, request: Mapping[str, Any], wish: Wish) -> Mapping[str, Any]:
         snapshot = await self._snapshot(wish)
-        planned = _plan(snapshot, resolve(wish, snapshot), request)
+        planned = _plan(snapshot, lambda: resolve(wish, snapshot), request)
         changes = planned.controller_changes()
         compiled = await self._questions.compiled(changes) if changes else {}
         return {
@@ -108,55 +121,70 @@ class Engine:
             "controller": compiled is not None,
         }  # fmt: skip
 
-    async def _snapshot(self, wish: Wish) -> Snapshot:
-        references = wish.images() | self._view.images()
+    async def _snapshot(self, wish: Wish | None) -> Snapshot:
+        references = (wish.images() if wish else frozenset()) | self._view.images()
         images = await self._questions.images(references)
         return self._view.snapshot(images, self._questions.present())
 
-    async def _work(self, call: Call, wish: Wish, work: _Work) -> Mapping[str, Any]:
+    async def _work(self, call: Call, wish: Wish | None, work: _Work) -> Mapping[str, Any]:
         try:
-            return await self._carry_out(call, wish, work)
+            goal, planned, before = await self._begin(call, wish, work)
+            call = await self._calls.save(replace(call, state="running", goal=goal.to_json()))
+            return await self._carry_out(call, goal, planned, before, work)
         except RpcError as error:
-            # Refused before its goal was fixed: the id is free to be used again with better input.
-            if call.goal is None:
-                await self._calls.forget(call)
             _log.info("call %s refused: %s", call.id, error)
+            if call.goal is None:  # nothing was begun, so the id may be used again with better input
+                await self._calls.forget(call)
             raise
         finally:
             self._running.pop(call.id, None)
             await self.locks.release(call.id)
 
-    async def _carry_out(self, call: Call, wish: Wish, work: _Work) -> Mapping[str, Any]:
-        goal, planned = await self._begin(call, wish, work)
-        call = await self._calls.save(replace(call, state="running", goal=goal.to_json()))
-        work.tell({
-            "kind": "plan", "index": planned.index, "changes": planned.to_json()["changes"],
-            "steps": [{"step": n, "title": step.title} for n, step in enumerate(planned.steps, 1)],
-        })  # fmt: skip
+    async def _carry_out(
+        self, call: Call, goal: Goal, planned: Plan, before: Snapshot, work: _Work
+    ) -> Mapping[str, Any]:
         call, error, state = await self._steps(call, planned, work)
+        if state == "failed" and call.request.get("options", {}).get("atomic"):
+            after = await self._snapshot(None)
+            work.tell({"kind": "message", "text": "undoing what was committed (--atomic)"})
+            compensation = plan(after, undo(goal, before, after), PlanOptions())
+            call, undo_error, undo_state = await self._steps(call, compensation, work)
+            error = {**(error or {}), "undone": undo_state == "done", "undo": undo_error}
         answer = self._answer(call, planned, state, error)
         await self._calls.save(replace(call, state=state, answer=answer))
         return answer
 
-    async def _begin(self, call: Call, wish: Wish, work: _Work) -> tuple[Goal, Plan]:
+    async def _begin(self, call: Call, wish: Wish | None, work: _Work) -> tuple[Goal, Plan, Snapshot]:
         """Plan on the newest state and take the plan's locks in the same step of the event loop."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.lock_wait
         while True:
             snapshot = await self._snapshot(wish)
-            goal = Goal.from_json(call.goal) if call.goal is not None else resolve(wish, snapshot)
-            planned = _plan(snapshot, goal, call.request)
+            goal = self._goal(call, wish, snapshot)
+            planned = _plan(snapshot, goal, call.request if call.goal is None else {})
             if self.locks.take(planned.locks, call.id):
-                return goal, planned
+                work.tell({
+                    "kind": "plan", "index": planned.index, "changes": planned.to_json()["changes"],
+                    "steps": [{"step": number, "title": step.title} for number, step in enumerate(planned.steps, 1)],
+                })  # fmt: skip
+                return goal(), planned, snapshot
             conflict = self.locks.conflict(planned.locks)
             work.tell({"kind": "message", "text": f"waiting for {conflict}"})
             try:
-                await self.locks.wait(min(end - loop.time(), self._limits.settle_interval))
+                await self.locks.wait(max(0.0, min(end - loop.time(), self._limits.settle_interval)))
             except TimeoutError:
                 if loop.time() >= end:
                     raise RpcError(
                         "busy", f"{conflict} is still being changed after {self._limits.lock_wait:g} s; repeat later"
                     ) from None
+
+    @staticmethod
+    def _goal(call: Call, wish: Wish | None, snapshot: Snapshot) -> Callable[[], Goal]:
+        if call.goal is not None:
+            goal = Goal.from_json(call.goal)
+            return lambda: goal
+        assert wish is not None, "a call without a goal comes with its wish"
+        return lambda: resolve(wish, snapshot)
 
     async def _steps(self, call: Call, planned: Plan, work: _Work) -> tuple[Call, Mapping[str, Any] | None, str]:
         for number, step in enumerate(planned.steps, 1):
@@ -165,7 +193,7 @@ class Engine:
                 continue
             tx_id = f"{call.id}.{len(call.transactions) + 1}"
             call = await self._calls.save(replace(call, transactions=(*call.transactions, tx_id)))
-            record = await self._runner.transact(tx_id, number, step, work.tell)
+            record = await self._runner.transact(tx_id, number, step.with_tx(tx_id), work.tell)
             if record.state != "committed":
                 return call, _error("aborted", f"{step.title}: {record.reason}", tx_id), "failed"
             if not record.finished:
@@ -178,9 +206,10 @@ class Engine:
         self, call: Call, planned: Plan, state: str, error: Mapping[str, Any] | None
     ) -> Mapping[str, Any]:
         touched = {node for step in planned.steps if not isinstance(step, DrainStep) for node in step.nodes}
-        nodes = [self._view.documents[f"node/{name}"] for name in sorted(touched) if f"node/{name}" in self._view.documents]
+        standing = (self._view.documents.get(f"node/{name}") for name in sorted(touched))
         answer: dict[str, Any] = {
-            "id": call.id, "state": state, "index": self._view.index, "plan": planned.to_json(), "nodes": nodes,
+            "id": call.id, "state": state, "index": self._view.index, "plan": planned.to_json(),
+            "nodes": [node for node in standing if node is not None],
             "transactions": self._view.summaries(call.transactions),
         }  # fmt: skip
         if error is not None:
@@ -188,25 +217,27 @@ class Engine:
         return answer
 
 
-async def _forward(queue: asyncio.Queue[Mapping[str, Any]], listener: Listener) -> None:
-    while True:
-        message = await queue.get()
-        try:
-            await listener(message)
-        finally:
-            queue.task_done()
+async def _forward(queue: asyncio.Queue[Mapping[str, Any] | None], listener: Listener) -> None:
+    while (message := await queue.get()) is not None:
+        await listener(message)
 
 
-def _plan(snapshot: Snapshot, goal: Goal, request: Mapping[str, Any]) -> Plan:
-    options = request.get("options", {})
-    expected = options.get("index")
+def _wish(request: Mapping[str, Any]) -> Wish:
+    try:
+        return handle(request)
+    except ServiceCallError as error:
+        raise RpcError("invalid", str(error), error.faults) from error
+
+
+def _plan(snapshot: Snapshot, goal: Callable[[], Goal], request: Mapping[str, Any]) -> Plan:
+    expected = request.get("options", {}).get("index")
     if expected is not None and expected != snapshot.index:
         raise RpcError(
             "index_changed",
             f"$.options.index: the state moved from {expected} to {snapshot.index} since that plan; look at a new plan",
         )
     try:
-        return plan(snapshot, goal, PlanOptions())
+        return plan(snapshot, goal(), PlanOptions())
     except PlanRefused as refused:
         raise RpcError("refused", "the plan is refused", refused.faults) from refused
 

@@ -32,7 +32,8 @@ class StepRunner:
             reason=None, finished=False, deadline=step.deadline,
         )  # fmt: skip
         told = {"id": tx_id, "step": number, "title": step.title}
-        progress({"kind": "tx", **told, "state": "preparing", "participants": dict.fromkeys(step.participants, "waiting")})
+        waiting = dict.fromkeys(step.participants, "waiting")
+        progress({"kind": "tx", **told, "state": "preparing", "participants": waiting})
         ended = await self._hub.execute(record, lambda change: progress({**told, **change.document()}))
         state = "finished" if ended.finished and ended.state == "committed" else ended.state
         progress({"kind": "tx", **told, "state": state, "reason": ended.reason})

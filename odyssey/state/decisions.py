@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """RDMP's decision log and event log over a Store.
 
-`tx/<id>` is one document; the decision is the compare-and-set of its revision. It carries the whole state change and its
-events, so the documents under `state/` and the events are a fold of it: written in the same step where the store can,
-made up for at the next start where it cannot.
+`tx/<id>` is one document; the decision is the compare-and-set of its revision. It carries the whole state change and
+its events, so the documents under `state/` and the events are a fold of it: written in the same step where the store
+can, made up for at the next start where it cannot.
 """
 
 from __future__ import annotations

@@ -167,5 +167,7 @@ def _append(connection: sqlite3.Connection, event: Append) -> LoggedEvent:
 
 
 def _read(connection: sqlite3.Connection, after: int, limit: int) -> list[LoggedEvent]:
-    rows = connection.execute("SELECT idx, time, topic, data FROM event WHERE idx > ? ORDER BY idx LIMIT ?", (after, limit))
+    rows = connection.execute(
+        "SELECT idx, time, topic, data FROM event WHERE idx > ? ORDER BY idx LIMIT ?", (after, limit)
+    )
     return [LoggedEvent(index, time, topic, json.loads(data)) for index, time, topic, data in rows]

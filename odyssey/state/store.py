@@ -22,7 +22,7 @@ class LeaseHeldError(StoreError):
     """Another orchestrator leads on this store."""
 
 
-class Conflict(StoreError):  # noqa: N818 - the field's word for a lost compare-and-set
+class Conflict(StoreError):
     """A compare-and-set lost: somebody else wrote the document first.
 
     `actual` is the document as it stands now (None: it does not exist).

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The folded state in memory: what the decisions so far add up to. Read by everybody, written by the decision log alone."""
+"""The folded state in memory: what the decisions so far add up to.
+
+Read by everybody, written by the decision log alone.
+"""
 
 from __future__ import annotations
 
