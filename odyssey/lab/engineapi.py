@@ -6,7 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -93,9 +93,13 @@ class EngineApi:
         with tar.open("rb") as body:
             self._stream("POST", f"/images/create?{query}", body, tar.stat().st_size)
 
-    def build(self, context: Path, reference: str) -> None:
-        """Build an image from the tar file of a context that holds a Dockerfile, with no network."""
-        query = urlencode({"t": reference, "networkmode": "none", "rm": "1", "forcerm": "1"})
+    def build(self, context: Path, reference: str, arguments: Mapping[str, str]) -> None:
+        """Build an image from the tar file of a context that holds a Dockerfile, with no network.
+
+        `arguments` are the values of the Dockerfile's ARG lines.
+        """
+        options = {"t": reference, "networkmode": "none", "rm": "1", "forcerm": "1"}
+        query = urlencode({**options, "buildargs": json.dumps(arguments)})
         with context.open("rb") as body:
             self._stream("POST", f"/build?{query}", body, context.stat().st_size)
 

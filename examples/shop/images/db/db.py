@@ -1,0 +1,83 @@
+#!/usr/bin/python3 -I
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Start PostgreSQL on the volume; at the first start make the database there.
+
+A new database is made beside its place and moved there when it is complete: a start that was killed in the middle
+leaves nothing that looks like a database.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+VOLUME = Path("/var/lib/postgresql/data")
+DATA = VOLUME / "15"
+UNFINISHED = VOLUME / "15.unfinished"
+SHARE = Path("/usr/local/share/shop")
+PASSWORD_FILE = Path("/run/secrets/db-password")
+SOCKETS = Path("/run/postgresql")
+POSTGRES = 102
+DATABASE = "shop"
+
+
+def sql_text(value: str) -> str:
+    """A text as an SQL literal."""
+    quoted = value.replace("'", "''")
+    return f"'{quoted}'"
+
+
+def become_postgres() -> None:
+    """Drop all rights of root for good."""
+    os.setgroups([])
+    os.setgid(POSTGRES)
+    os.setuid(POSTGRES)
+    os.environ.update(HOME=str(VOLUME), USER="postgres", LC_ALL="C.UTF-8")
+
+
+def single(database: str, sql: list[str]) -> None:
+    """Run statements, one a line, without a server. Raises RuntimeError with PostgreSQL's words if one fails."""
+    # A statement may hold the password: errors are told without it.
+    settings = ("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic")
+    argv = ["postgres", "--single", "-D", str(UNFINISHED), *settings, database]
+    result = subprocess.run(argv, input="\n".join(sql) + "\n", capture_output=True, text=True, check=False)
+    if result.returncode != 0 or "ERROR:" in result.stderr:
+        raise RuntimeError(f"{database}: {result.stderr.strip()}")
+
+
+def create(password: str) -> None:
+    """Make the database in `UNFINISHED`, then move it to its place."""
+    if not password or not password.isprintable():
+        raise RuntimeError(f"{PASSWORD_FILE} has to hold a password of one line")
+    shutil.rmtree(UNFINISHED, ignore_errors=True)
+    initdb = ["initdb", "-D", str(UNFINISHED), "-U", "postgres", "--auth=peer", "--encoding=UTF8", "--locale=C.UTF-8"]
+    subprocess.run([*initdb, "--no-instructions"], check=True, stdout=subprocess.DEVNULL)
+    role = f"create role shop login password {sql_text(password)};"
+    single("postgres", [role, f"create database {DATABASE};"])
+    single(DATABASE, (SHARE / "schema.sql").read_text(encoding="utf-8").splitlines())
+    UNFINISHED.rename(DATA)
+
+
+def main() -> int:
+    """Prepare the volume and become PostgreSQL; returns only after an error."""
+    try:
+        password = PASSWORD_FILE.read_text(encoding="utf-8").strip()
+        if os.getuid() == 0:
+            for place in (VOLUME, SOCKETS):
+                os.chown(place, POSTGRES, POSTGRES)
+            VOLUME.chmod(0o700)
+            become_postgres()
+        if not DATA.exists():
+            print("shop-db: making the database", flush=True)
+            create(password)
+        os.execvp("postgres", ["postgres", "-D", str(DATA), "-c", f"config_file={SHARE}/postgresql.conf"])
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"shop-db: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
