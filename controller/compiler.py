@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From intent to table sets, and from two table sets to the changes between them.  Pure.
+
+``compile_documents`` is always given the whole intent, in commit order; a change is the difference of two results,
+never something computed when a transaction was prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from controller import texts
+from controller.fabric import Document, Intent, IntentRefused, Refusal, parse_intent
+from controller.flows import EntryKey, FlowEntry, GroupEntry, Kind, TableSet, crc_owner, make_cookie
+from controller.profiles import PROFILES
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What every switch has to hold for an intent."""
+
+    intent: Intent
+    tables: Mapping[str, TableSet]
+
+    @cached_property
+    def owners(self) -> Mapping[int, str]:
+        """The name of each owner: ``binding/shop-app-1``, ``policy/shop/lb/app``, ``host/h1`` and so on."""
+        intent = self.intent
+        names = {make_cookie(Kind.BASE, 0, 0): "base"}
+        for node, binding in intent.bindings.items():
+            names[make_cookie(Kind.BINDING, int(binding.address), 0)] = f"binding/{node}"
+        for key in intent.policies:
+            names[make_cookie(Kind.POLICY, crc_owner(key), 0)] = key
+        for key, network in intent.networks.items():
+            names[make_cookie(Kind.NETWORK, network.number, 0)] = f"network/{key}"
+        if intent.inventory is not None:
+            for name in intent.inventory.borders:
+                names[make_cookie(Kind.BORDER, crc_owner(name), 0)] = f"border/{name}"
+            for name in intent.inventory.hosts:
+                names[make_cookie(Kind.HOST, crc_owner(name), 0)] = f"host/{name}"
+        return names
+
+    def owner_name(self, owner: int) -> str:
+        """Return the name of an owner (a cookie without generation); ``unknown`` where the intent does not have it."""
+        return self.owners.get(owner, f"unknown {owner:#018x}")
+
+    def capacity(self, switch: str) -> int:
+        """Return how many entries a switch may hold."""
+        assert self.intent.inventory is not None
+        return self.intent.inventory.switches[switch].capacity
+
+
+def compile_documents(documents: Mapping[str, Document]) -> Compilation:
+    """Compile an intent; raises IntentRefused with every reason."""
+    intent = parse_intent(documents)
+    inventory = intent.inventory
+    if inventory is None:
+        return Compilation(intent, {})
+    faults: dict[Refusal, None] = {}
+    for name, switch in inventory.switches.items():
+        profile = PROFILES.get(switch.profile)
+        if profile is None:
+            known = ", ".join(PROFILES)
+            faults[Refusal("inventory", f"switch {name} has the profile {switch.profile}; there are: {known}")] = None
+        else:
+            faults |= dict.fromkeys(profile.faults(inventory, name))
+    if faults:
+        raise IntentRefused(faults)
+    tables = {name: PROFILES[switch.profile].compile(intent, name) for name, switch in inventory.switches.items()}
+    return Compilation(intent, tables)
+
+
+def with_changes(
+    documents: Mapping[str, Document], changes: Mapping[str, Mapping[str, Any] | None], seq: int
+) -> dict[str, Document]:
+    """Apply changes (None deletes); a document that comes again unchanged keeps its sequence number."""
+    result = dict(documents)
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        elif key not in result or result[key].value != value:
+            result[key] = Document(value, seq)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class FlowChange:
+    """Add (``+``, which replaces an entry of the same table, priority and match) or delete (``-``) one entry."""
+
+    op: Literal["+", "-"]
+    entry: FlowEntry
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChange:
+    """Add (``+``), modify (``~``) or delete (``-``) one group."""
+
+    op: Literal["+", "~", "-"]
+    group: GroupEntry
+
+
+Change = FlowChange | GroupChange
+
+
+def difference(old: TableSet, new: TableSet) -> tuple[Change, ...]:
+    """Return what turns ``old`` into ``new``, in the order in which a switch must do it.
+
+    Groups first, then revocations, then additions with egress tables before ingress tables, then groups that are gone.
+    """
+    changes: list[Change] = []
+    for number, group in sorted(new.groups.items()):
+        if number not in old.groups:
+            changes.append(GroupChange("+", group))
+        elif old.groups[number] != group:
+            changes.append(GroupChange("~", group))
+    gone = [entry for key, entry in old.entries.items() if key not in new.entries]
+    come = [entry for key, entry in new.entries.items() if old.entries.get(key) != entry]
+    changes += [FlowChange("-", entry) for entry in sorted(gone, key=lambda entry: entry.key)]
+    changes += [FlowChange("+", entry) for entry in sorted(come, key=lambda entry: (-entry.table, entry.key))]
+    changes += [GroupChange("-", group) for number, group in sorted(old.groups.items()) if number not in new.groups]
+    return tuple(changes)
+
+
+def patched(tables: TableSet, changes: Iterable[Change]) -> TableSet:
+    """Return the tables after changes, as a switch would hold them."""
+    entries, groups = dict(tables.entries), dict(tables.groups)
+    for change in changes:
+        if isinstance(change, FlowChange):
+            if change.op == "+":
+                entries[change.entry.key] = change.entry
+            else:
+                entries.pop(change.entry.key, None)
+        elif change.op == "-":
+            groups.pop(change.group.group, None)
+        else:
+            groups[change.group.group] = change.group
+    return TableSet(entries, groups)
+
+
+def capacity_refusals(now: Compilation, alternatives: Iterable[Compilation]) -> list[Refusal]:
+    """Refuse what does not fit: ``now`` and every alternative together, old and new versions of an entry counted once.
+
+    An alternative is the intent after one open transaction; any of them may or may not come true.
+    """
+    all_of_them = [now, *alternatives]
+    refusals = []
+    for switch in sorted({switch for one in all_of_them for switch in one.tables}):
+        keys: set[EntryKey] = set()
+        by_user: dict[str, set[EntryKey]] = {}
+        for one in all_of_them:
+            if switch in one.tables:
+                keys |= one.tables[switch].entries.keys()
+                for key, entry in one.tables[switch].entries.items():
+                    by_user.setdefault(_user(one, entry.owner), set()).add(key)
+        capacity = next(one.capacity(switch) for one in reversed(all_of_them) if switch in one.tables)
+        if len(keys) > capacity:
+            users = sorted(((len(found), user) for user, found in by_user.items()), reverse=True)
+            shares = ", ".join(f"{user} {count}" for count, user in users)
+            reason = f"{len(keys)} entries are needed, at most {capacity} fit (maxEntries); used by: {shares}"
+            refusals.append(Refusal(f"switch {switch}", reason))
+    return refusals
+
+
+def _user(compilation: Compilation, owner: int) -> str:
+    name = compilation.owner_name(owner)
+    kind, _, rest = name.partition("/")
+    if kind == "binding":
+        return f"nodes of {compilation.intent.bindings[rest].network}"
+    return {"policy": "policies", "expose": "policies", "host": "hosts", "border": "borders"}.get(kind, name)
+
+
+def preview(old: Compilation, new: Compilation) -> dict[str, Any]:
+    """Return for each switch what would change, in counts and in words; generations do not count as a change."""
+    report = {}
+    for switch in sorted(old.tables.keys() | new.tables.keys()):
+        before = old.tables.get(switch, TableSet())
+        after = new.tables.get(switch, TableSet())
+        gone = [entry for key, entry in before.entries.items() if not _same(entry, after.entries.get(key))]
+        come = [entry for key, entry in after.entries.items() if not _same(entry, before.entries.get(key))]
+        lines = [("-", entry, old) for entry in gone] + [("+", entry, new) for entry in come]
+        lines.sort(key=lambda line: (line[1].table, -line[1].priority, line[1].match, line[0] == "+"))
+        report[switch] = {
+            "before": len(before.entries),
+            "after": len(after.entries),
+            "add": len(come),
+            "remove": len(gone),
+            "capacity": (new if switch in new.tables else old).capacity(switch),
+            "entries": [{"op": op, **describe(entry, one)} for op, entry, one in lines],
+        }
+    return report
+
+
+def _same(one: FlowEntry, other: FlowEntry | None) -> bool:
+    return other is not None and one.actions == other.actions and one.owner == other.owner
+
+
+def describe(entry: FlowEntry, compilation: Compilation) -> dict[str, Any]:
+    """Return an entry in words, with the name of its owner."""
+    return {
+        "table": entry.table,
+        "priority": entry.priority,
+        "match": texts.match_text(entry.match),
+        "actions": texts.actions_text(entry.actions),
+        "owner": compilation.owner_name(entry.owner),
+    }

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Flow entries and groups as comparable values, independent of any OpenFlow library.
+
+A match is a tuple of terms (field, value, mask) in the order of ``FIELDS``; all values are integers.  Two entries with
+the same table, priority and match are the same entry for a switch; an addition of one replaces the other.
+``controller/texts.py`` writes them the way ovs-ofctl does.
+"""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+#: Width in bits of each field that our pipelines use, in the order in which a match is written.
+FIELDS: Mapping[str, int] = {
+    "in_port": 32,
+    "reg0": 32,
+    "reg1": 32,
+    "vlan_vid": 13,
+    "eth_src": 48,
+    "eth_dst": 48,
+    "eth_type": 16,
+    "ip_proto": 8,
+    "ip_frag": 8,
+    "ipv4_src": 32,
+    "ipv4_dst": 32,
+    "tcp_src": 16,
+    "tcp_dst": 16,
+    "tcp_flags": 12,
+    "udp_src": 16,
+    "udp_dst": 16,
+    "icmpv4_type": 8,
+    "arp_op": 16,
+    "arp_spa": 32,
+    "arp_tpa": 32,
+    "arp_sha": 48,
+    "arp_tha": 48,
+}
+_ORDER = {name: number for number, name in enumerate(FIELDS)}
+
+ETH_IPV4 = 0x0800
+ETH_ARP = 0x0806
+ETH_VLAN = 0x8100
+PROTO_ICMP, PROTO_TCP, PROTO_UDP = 1, 6, 17
+VLAN_PRESENT = 0x1000  # OFPVID_PRESENT of OpenFlow 1.3
+FRAG_ANY, FRAG_LATER = 1, 2  # bits of NXM_NX_IP_FRAG
+TCP_SYN, TCP_ACK = 0x002, 0x010
+SYN_WITHOUT_ACK = (TCP_SYN, TCP_SYN | TCP_ACK)  # value and mask of tcp_flags
+
+Term = tuple[str, int, int]
+
+
+def full_mask(name: str) -> int:
+    """Return the mask that compares every bit of a field."""
+    return (1 << FIELDS[name]) - 1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Match:
+    """What a packet must look like; build it with ``match``."""
+
+    terms: tuple[Term, ...] = ()
+
+    def get(self, name: str) -> tuple[int, int] | None:
+        """Return value and mask of a field, None where it is not compared."""
+        return next(((value, mask) for term, value, mask in self.terms if term == name), None)
+
+    def overlaps(self, other: Match) -> bool:
+        """Tell whether one packet can match both."""
+        mine = {name: (value, mask) for name, value, mask in self.terms}
+        for name, value, mask in other.terms:
+            own_value, own_mask = mine.get(name, (0, 0))
+            if (value ^ own_value) & mask & own_mask:
+                return False
+        return True
+
+
+def match(**terms: int | tuple[int, int]) -> Match:
+    """Build a match: ``field=value`` or ``field=(value, mask)``; a mask of zero compares nothing and is left out."""
+    found = []
+    for name, term in terms.items():
+        value, mask = (term, full_mask(name)) if isinstance(term, int) else term
+        if mask:
+            found.append((name, value & mask, mask))
+    found.sort(key=lambda term: _ORDER[term[0]])
+    return Match(tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class SetField:
+    """Set a whole field."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClearInPort:
+    """``load:0->NXM_OF_IN_PORT[]``: afterwards an output to the ingress port is not dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Copy a whole field to another of the same width."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class PushVlan:
+    """Push an 802.1Q tag; a SetField of vlan_vid follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PopVlan:
+    """Remove the outer tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Send out of a port."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputInPort:
+    """Send out of the port on which the packet came in (the reserved port IN_PORT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToGroup:
+    """Hand over to a group."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goto:
+    """Go on in a later table; always last."""
+
+    table: int
+
+
+Action = SetField | ClearInPort | Move | PushVlan | PopVlan | Output | OutputInPort | ToGroup | Goto
+EntryKey = tuple[int, int, Match]
+
+
+class Kind(enum.IntEnum):
+    """What an entry belongs to: the second byte of its cookie."""
+
+    BASE = 0
+    BINDING = 1
+    POLICY = 2
+    BORDER = 3
+    HOST = 4
+    NETWORK = 5
+
+
+OUR_TAG = 0x0D  # first byte of every cookie and group id of ours
+COOKIE_TAG_MASK = 0xFF << 56
+COOKIE_OWNER_MASK = ((1 << 48) - 1) << 16  # tag, kind and owner; not the generation
+
+
+def crc_owner(name: str) -> int:
+    """Return the owner number of something that is known by a name."""
+    return zlib.crc32(name.encode())
+
+
+def make_cookie(kind: Kind, owner: int, seq: int) -> int:
+    """Return the cookie of an entry: tag, kind, owner (32 bits) and generation (``seq`` modulo 65536)."""
+    return OUR_TAG << 56 | kind << 48 | owner << 16 | seq & 0xFFFF
+
+
+def is_ours(cookie: int) -> bool:
+    """Tell whether the cookie carries our tag."""
+    return cookie >> 56 == OUR_TAG
+
+
+def is_our_group(group: int) -> bool:
+    """Tell whether the group id carries our tag."""
+    return group >> 24 == OUR_TAG
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEntry:
+    """One flow entry; no actions means drop."""
+
+    table: int
+    priority: int
+    match: Match
+    actions: tuple[Action, ...]
+    cookie: int
+
+    @property
+    def key(self) -> EntryKey:
+        """What makes the entry unique in its switch."""
+        return (self.table, self.priority, self.match)
+
+    @property
+    def owner(self) -> int:
+        """The cookie without its generation."""
+        return self.cookie & COOKIE_OWNER_MASK
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One choice of a fast-failover group: taken while ``watch_port`` is live."""
+
+    watch_port: int
+    actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """A fast-failover group: the first bucket whose port is live."""
+
+    group: int
+    buckets: tuple[Bucket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSet:
+    """All entries and groups of one switch."""
+
+    entries: Mapping[EntryKey, FlowEntry] = field(default_factory=dict)
+    groups: Mapping[int, GroupEntry] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entries: Iterable[FlowEntry], groups: Iterable[GroupEntry] = ()) -> TableSet:
+        """Collect entries; raises ValueError if two have the same table, priority and match, or two groups one id."""
+        by_key: dict[EntryKey, FlowEntry] = {}
+        for entry in entries:
+            if entry.key in by_key:
+                raise ValueError(f"two entries with the same table, priority and match: {by_key[entry.key]}, {entry}")
+            by_key[entry.key] = entry
+        by_id: dict[int, GroupEntry] = {}
+        for group in groups:
+            if group.group in by_id:
+                raise ValueError(f"two groups with the id {group.group:#x}")
+            by_id[group.group] = group
+        return cls(by_key, by_id)
+
+    def __iter__(self) -> Iterator[FlowEntry]:
+        return iter(self.entries.values())
+
+    def owned_by(self, owners: frozenset[int]) -> Mapping[EntryKey, FlowEntry]:
+        """Return the entries whose cookie, without generation, is in ``owners``."""
+        return {key: entry for key, entry in self.entries.items() if entry.owner in owners}

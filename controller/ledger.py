@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What the controller has promised: the committed intent and the open transactions.  Pure values.
+
+The switches hold the *effective* intent: what is committed and, in phase dark, the new nodes of open transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from controller.compiler import Compilation, capacity_refusals, compile_documents, with_changes
+from controller.fabric import Document, IntentRefused, Refusal
+
+Json = Mapping[str, Any]
+REVISION_KEY = "revision"  # state document with the highest committed sequence number
+
+
+@dataclass(frozen=True)
+class OpenTransaction:
+    """A transaction that was prepared and whose last stage is not yet done."""
+
+    id: str
+    seq: int
+    dark: Mapping[str, Json]
+    changes: Mapping[str, Json | None]
+    stages: Mapping[str, Mapping[str, Json | None]]
+    done: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, tx_id: str, seq: int, operation: Json) -> OpenTransaction:
+        """Read a controller operation that matches its schema."""
+        prepare = operation.get("prepare") or {}
+        stages = {stage: body["changes"] for stage, body in operation.get("stages", {}).items()}
+        return cls(tx_id, seq, prepare.get("dark") or {}, prepare.get("changes") or {}, stages)
+
+    def outcomes(self, documents: Mapping[str, Document]) -> Iterator[dict[str, Document]]:
+        """Yield the intent as it will be after each step that this transaction may still take."""
+        if self.changes:
+            yield with_changes(documents, self.changes, self.seq)
+        for stage, changes in self.stages.items():
+            documents = with_changes(documents, changes, self.seq)
+            if stage not in self.done:
+                yield dict(documents)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The committed documents, the open transactions by id, and the highest committed sequence number."""
+
+    committed: Mapping[str, Document] = field(default_factory=dict)
+    open: Mapping[str, OpenTransaction] = field(default_factory=dict)
+    revision: int = 0
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Json], open_transactions: Iterable[OpenTransaction]) -> Ledger:
+        """Read the state documents that ``changed_state`` wrote."""
+        committed = {
+            key: Document(value["document"], value["seq"]) for key, value in state.items() if key != REVISION_KEY
+        }
+        revision = state.get(REVISION_KEY, {}).get("seq", 0)
+        return cls(committed, {one.id: one for one in open_transactions}, revision)
+
+    @cached_property
+    def effective(self) -> Mapping[str, Document]:
+        """The committed documents and the dark bindings of the open transactions.
+
+        A dark binding gives way as soon as a stage of its transaction has committed the node.
+        """
+        documents = dict(self.committed)
+        for one in self.open.values():
+            for key, value in one.dark.items():
+                if key not in self.committed or self.committed[key].seq < one.seq:
+                    documents[key] = Document({**value, "phase": "dark"}, one.seq)
+        return documents
+
+    @cached_property
+    def compilation(self) -> Compilation:
+        """What the switches have to hold; raises IntentRefused."""
+        return compile_documents(self.effective)
+
+    def prepared(self, new: OpenTransaction) -> Ledger:
+        """Return the ledger with a new open transaction; raises IntentRefused if it cannot be carried out or fit."""
+        if new.id in self.open:
+            return self
+        refusals = [
+            Refusal(
+                key, f"is already committed as {self.committed[key].value['phase']}; only a new or standby node is dark"
+            )
+            for key in new.dark
+            if key in self.committed and self.committed[key].value["phase"] != "standby"
+        ]
+        taken = {key: one.id for one in self.open.values() for key in one.dark}
+        refusals += [Refusal(key, f"is held by the open transaction {taken[key]}") for key in new.dark if key in taken]
+        if refusals:
+            raise IntentRefused(refusals)
+        after = replace(self, open={**self.open, new.id: new})
+        outcomes = [
+            compile_documents(documents) for one in after.open.values() for documents in one.outcomes(after.effective)
+        ]
+        if refusals := capacity_refusals(after.compilation, outcomes):
+            raise IntentRefused(refusals)
+        return after
+
+    def aborted(self, tx_id: str) -> Ledger:
+        """Return the ledger without a transaction; itself if it is not open."""
+        if tx_id not in self.open:
+            return self
+        return replace(self, open={key: one for key, one in self.open.items() if key != tx_id})
+
+    def with_stage(self, one: OpenTransaction, stage: str) -> Ledger:
+        """Return the ledger after one stage; after its last stage the transaction is not open any more."""
+        known = self.open.get(one.id, one)
+        known = replace(known, done=known.done | {stage})
+        still_open = {key: other for key, other in self.open.items() if key != one.id}
+        if known.stages.keys() - known.done:
+            still_open[one.id] = known
+        committed = with_changes(self.committed, known.stages.get(stage, {}), one.seq)
+        return replace(self, committed=committed, open=still_open, revision=max(self.revision, one.seq))
+
+    def changed_state(self, one: OpenTransaction, stage: str) -> dict[str, Json | None]:
+        """Return the state documents that the journal keeps for a stage that is in this ledger."""
+        state: dict[str, Json | None] = {REVISION_KEY: {"seq": self.revision}}
+        for key in one.stages.get(stage, {}):
+            document = self.committed.get(key)
+            state[key] = None if document is None else {"seq": document.seq, "document": document.value}
+        return state
