@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Sandboxes made ahead, so that starting a node does not wait for its sandbox.
+
+A sandbox in the pool has no node and no NIC. Taking one renames it to `<node>.sandbox`, which can succeed only once, so
+no two nodes get the same one. The pool fills up again in the background while no node is being started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections import deque
+from dataclasses import dataclass
+
+from agents.docker.containers import (
+    POOL,
+    POOL_PREFIX,
+    SANDBOX,
+    SANDBOX_IMAGE,
+    Container,
+    Listed,
+    Owner,
+    sandbox_config,
+    sandbox_name,
+)
+from agents.docker.engine import Engine, EngineError
+from agents.docker.image import CHANGES, ImageError, archive
+
+IDLE_SECONDS = 0.3  # how long no node may have been started before the pool is filled
+RETRY_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A running sandbox container: its id and its first process on the host."""
+
+    id: str
+    pid: int
+
+
+class Pool:
+    """At most `size` sandboxes without a node; 0 makes each sandbox when it is needed."""
+
+    def __init__(self, engine: Engine, owner: Owner, size: int) -> None:
+        self._engine = engine
+        self._owner = owner
+        self._size = size
+        self._ready: deque[Sandbox] = deque()
+        self._wanted = asyncio.Event()
+        self._users = 0
+        self._image = asyncio.Lock()
+        self._image_known = False
+        self._ipv6 = os.path.exists("/proc/sys/net/ipv6")
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def hold(self) -> None:
+        """A node is being started: do not fill the pool now."""
+        self._users += 1
+
+    def release(self) -> None:
+        """The node is started."""
+        self._users -= 1
+        self._wanted.set()
+
+    async def adopt(self) -> None:
+        """Take over what an earlier run of the agent left; those that do not run are started again."""
+        listed = [Listed.parse(item) for item in await self._engine.containers(self._owner.filters())]
+        known = {sandbox.id for sandbox in self._ready}
+        for item in listed:
+            if item.role == POOL and item.id not in known:
+                await self._adopt(item.id)
+
+    async def _adopt(self, identity: str) -> None:
+        if (found := await self._inspect(identity)) is None:
+            return
+        if not found.running:
+            await self._engine.start(identity)
+            found = await self._inspect(identity)
+        if found is not None and found.running:
+            self._ready.append(Sandbox(found.id, found.pid))
+
+    async def take(self, node: str, tx: str) -> Sandbox:
+        """Return a running sandbox that carries the node's name. Raises EngineError (`conflict`: name in use)."""
+        name = sandbox_name(node)
+        while self._ready:
+            sandbox = self._ready.popleft()
+            try:
+                await self._engine.rename(sandbox.id, name)
+            except EngineError as error:
+                if error.missing:
+                    continue  # somebody removed it
+                self._ready.append(sandbox)
+                raise
+            return await self._revive(sandbox)
+        return await self._make(name, self._owner.labels(SANDBOX, node, tx))
+
+    async def _revive(self, sandbox: Sandbox) -> Sandbox:
+        """Return the sandbox as it is, or started again if it has ended in the pool."""
+        if os.path.exists(f"/proc/{sandbox.pid}/ns/net"):
+            return sandbox
+        await self._engine.start(sandbox.id)
+        return await self._running(sandbox.id)
+
+    async def fill(self) -> None:
+        """Keep the pool full, for ever; run it as a task."""
+        while True:
+            self._wanted.clear()
+            try:
+                await self._fill()
+            except EngineError as error:
+                _log.warning("the pool of sandboxes cannot be filled: %s; next try in %g s", error, RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            await self._wanted.wait()
+
+    async def _fill(self) -> None:
+        while len(self._ready) < self._size:
+            await asyncio.sleep(IDLE_SECONDS)
+            if self._users:
+                return
+            name = POOL_PREFIX + secrets.token_hex(4)
+            try:
+                self._ready.append(await self._make(name, self._owner.labels(POOL)))
+            except EngineError:
+                await self._engine.remove(name)  # made a moment ago, and of no use
+                raise
+
+    async def _make(self, name: str, labels: dict[str, str]) -> Sandbox:
+        await self._ensure_image()
+        try:
+            identity = await self._engine.create(name, sandbox_config(labels, ipv6=self._ipv6))
+        except EngineError as error:
+            self._image_known = self._image_known and not error.missing
+            raise
+        await self._engine.start(identity)
+        return await self._running(identity)
+
+    async def _running(self, identity: str) -> Sandbox:
+        found = await self._inspect(identity)
+        if found is None or not found.running:
+            why = "it has gone" if found is None else found.error or f"it is {found.status}"
+            raise EngineError(f"sandbox {identity[:12]} does not run: {why}")
+        return Sandbox(found.id, found.pid)
+
+    async def _inspect(self, identity: str) -> Container | None:
+        document = await self._engine.inspect(identity)
+        return None if document is None else Container.parse(document)
+
+    async def _ensure_image(self) -> None:
+        async with self._image:
+            if self._image_known:
+                return
+            if await self._engine.image(SANDBOX_IMAGE) is None:
+                repository, _, tag = SANDBOX_IMAGE.partition(":")
+                try:
+                    data = await asyncio.to_thread(archive)
+                except ImageError as error:
+                    raise EngineError(str(error)) from error
+                await self._engine.import_image(data, repository, tag, CHANGES)
+            self._image_known = True
