@@ -75,24 +75,25 @@ def changes(slots: Sequence[Slot], wanted: Sequence[Target]) -> list[str]:
     """The commands of the runtime API that make the slots serve exactly `wanted`.
 
     A slot keeps its server as long as that is wanted, so its connections stay; a server that is not wanted gets no new
-    connection and keeps the ones it has. Raises ValueError if there are more neighbours than slots.
+    connection and keeps the ones it has. New servers come before old ones go, so that one of them is always there.
+    Raises ValueError if there are more neighbours than slots.
     """
     check_room(wanted)
-    holders = {}
+    holders: dict[Target, Slot] = {}
     for slot in slots:
         if slot.target in wanted and (slot.target not in holders or slot.ready):
             holders[slot.target] = slot
+    commands = [f"set server {BACKEND}/{slot.name} state ready" for slot in holders.values() if not slot.ready]
     kept = {slot.name for slot in holders.values()}
-    taken_out = [slot.name for slot in slots if slot.ready and slot.name not in kept]
-    commands = [f"set server {BACKEND}/{name} state maint" for name in taken_out]
-    for slot in holders.values():
-        if not slot.ready:
-            commands.append(f"set server {BACKEND}/{slot.name} state ready")
-    # Slots that have been free for long come before those whose last connections may still be open.
-    free = sorted((slot for slot in slots if slot.name not in kept), key=lambda slot: slot.ready)
-    for target, slot in zip((target for target in wanted if target not in holders), free, strict=False):
-        commands.append(f"set server {BACKEND}/{slot.name} addr {target.address} port {target.port}")
-        commands.append(f"set server {BACKEND}/{slot.name} state ready")
+    # Slots that are free come first; only when there are none left, one that still serves is given away.
+    others = sorted((slot for slot in slots if slot.name not in kept), key=lambda slot: slot.ready)
+    new = [target for target in wanted if target not in holders]
+    for target, slot in zip(new, others, strict=False):
+        server = f"{BACKEND}/{slot.name}"
+        commands += [f"set server {server} state maint"] if slot.ready else []
+        commands.append(f"set server {server} addr {target.address} port {target.port}")
+        commands.append(f"set server {server} state ready")
+    commands += [f"set server {BACKEND}/{slot.name} state maint" for slot in others[len(new) :] if slot.ready]
     return commands
 
 
