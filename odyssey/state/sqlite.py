@@ -82,6 +82,9 @@ class SqliteStore(Store):
     async def read(self, after: int, limit: int) -> Sequence[LoggedEvent]:
         return await self._database.run(lambda connection: _read(connection, after, limit), durable=False)
 
+    async def last_event(self) -> int:
+        return await self._database.run(_last_event, durable=False)
+
     async def acquire(self, holder: str) -> Lease:
         path = self._directory / "lease.lock"
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -164,6 +167,11 @@ def _append(connection: sqlite3.Connection, event: Append) -> LoggedEvent:
         "INSERT INTO event (time, topic, data) VALUES (?, ?, ?)", (event.time, event.topic, _encode(event.data))
     )
     return LoggedEvent(int(cursor.lastrowid or 0), event.time, event.topic, event.data)
+
+
+def _last_event(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _read(connection: sqlite3.Connection, after: int, limit: int) -> list[LoggedEvent]:

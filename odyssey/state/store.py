@@ -132,5 +132,9 @@ class Store(ABC):
         """Events with an index above `after`, in order, at most `limit`."""
 
     @abstractmethod
+    async def last_event(self) -> int:
+        """The index of the newest event, 0 if there never was one."""
+
+    @abstractmethod
     async def acquire(self, holder: str) -> Lease:
         """Become the leader under a new, higher epoch. Raises LeaseHeldError."""

@@ -24,6 +24,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 async def test_a_document_comes_back_with_its_revision(store: Store) -> None:
     assert await store.get("a") is None
+    assert await store.last_event() == 0
     await store.commit(Set("a", {"x": 1}, expect=0))
     await store.commit(Set("a", {"x": 2}, expect=1))
     found = await store.get("a")
@@ -72,6 +73,7 @@ async def test_events_are_numbered_once_and_read_on_from_any_index(store: Store)
     assert [event.index for event in written.events] == [1, 2, 3, 4, 5]
     assert [event.data["n"] for event in await store.read(3, 10)] == [3, 4]
     assert len(await store.read(0, 2)) == 2
+    assert await store.last_event() == 5
 
 
 async def test_the_epoch_rises_with_every_lease_and_the_incarnation_stays(tmp_path: Path) -> None:
