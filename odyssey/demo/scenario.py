@@ -26,7 +26,7 @@ from odyssey.demo.world import World, WorldError
 from odyssey.lab import Lab, LabError
 from rdmp.rpc import RpcError
 
-FIELDS = ("app", "db")  # an answer that carries both has come through all three tiers
+FIELDS = ("node", "database")  # an answer that carries both has come through all three tiers
 RATE = 60.0  # requests each second while app is scaled
 ASKED_EACH = 5  # requests by hand to each entrance
 UP, DOWN = 6, 2  # nodes of app
@@ -166,7 +166,8 @@ class Demonstration:
                 document = json.loads(answer.body) if answer.status == 200 else {}
                 if not all(document.get(field) for field in FIELDS):
                     findings.append(f"http://{url}/ answered {text}")
-                served[str(document.get("app"))] = served.get(str(document.get("app")), 0) + 1
+                server = str(document.get(FIELDS[0]))
+                served[server] = served.get(server, 0) + 1
         serving, silent = await serving_nodes(self.world, stations)
         expected = len(await self.world.nodes(None, "admitted"))
         self._before = Counts(sent=sum(served.values()), failed=len(findings), ok=sum(served.values()) - len(findings))
@@ -238,14 +239,14 @@ class Demonstration:
         return Outcome(f"{took:.1f} s; {counts.sent} requests so far, {counts.failed} failed", wrong)
 
     async def crash(self) -> Outcome:
-        """Kill odysseyd twice: before the decision and after it."""
-        moments = (
-            (crash.container_appears, "when the new container appeared"),
-            (crash.decided, "when it was decided"),
+        """Kill odysseyd twice: while a container is being prepared, and after the decision to admit a standby node."""
+        moments: tuple[tuple[str, crash.Moment, str], ...] = (
+            ("lb", crash.container_appears, "when the new container appeared"),
+            ("app", crash.decided, "when it was decided"),
         )
         strikes = []
-        for moment, text in moments:
-            strikes.append(await crash.strike(self.world, "app", text, moment, note=self.note))
+        for network, moment, text in moments:
+            strikes.append(await crash.strike(self.world, network, text, moment, note=self.note))
         findings = tuple(finding for strike in strikes for finding in strike.findings)
         self.report = replace(
             self.report,

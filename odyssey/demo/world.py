@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,21 +71,23 @@ class World:
 
     async def ask(self, method: str, params: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         """One RPC to odysseyd over its Unix socket. Raises `RpcError`, or `OSError` while nobody listens."""
-        client = Client()
-        await client.connect(Endpoint.parse(f"unix:{self.lab.settings.unix_socket}"), None)
+        client = await Client.connect(Endpoint.parse(f"unix:{self.lab.settings.unix_socket}"), None)
         try:
-            return await client.call(method, params or {}, timeout=ASK_TIMEOUT)
+            return dict(await client.call(method, params or {}, timeout=ASK_TIMEOUT))
         finally:
             await client.close()
 
     async def start_ctl(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start odysseyctl against this lab, with both outputs as pipes."""
         return await asyncio.create_subprocess_exec(
-            *self.lab.ctl_command(*arguments),
+            sys.executable,
+            "-m",
+            "odyssey.cli",
+            *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "NO_COLOR": "1"},
+            env={**os.environ, "NO_COLOR": "1", "ODYSSEY_LAB": str(self.lab.settings.directory)},
         )
 
     async def ctl(
@@ -99,9 +102,11 @@ class World:
 
     async def records(self) -> audit.Records:
         """State documents and transactions of odysseyd."""
-        documents = await self.ask("state.get", {"prefix": ""})
-        transactions = await self.ask("tx.list")
-        return audit.Records(documents["documents"], transactions["transactions"])
+        documents = (await self.ask("state.get", {"prefix": ""}))["documents"]
+        transactions = []
+        for summary in (await self.ask("tx.list"))["transactions"]:
+            transactions.append(summary if summary["finished"] else await self.ask("tx.show", {"id": summary["id"]}))
+        return audit.Records(documents, transactions)
 
     async def nodes(self, network: str | None = None, *phases: str) -> list[Mapping[str, Any]]:
         """The node documents of the platform, by name; of one network, in some phases, if given."""
