@@ -174,9 +174,10 @@ def _forged(source: Station, victim: Station, target: Station, rules: Sequence[R
         if rule.target != target.network or rule.source not in (victim.network, source.network):
             continue
         protocol = TCP if rule.protocol == "tcp" else UDP
-        same_place = source.host is not None and source.host == victim.host
-        disguises = [("its address", source.mac, victim.address), ("its MAC", victim.mac, source.address)]
-        if not same_place:
+        disguises = [("its address", source.mac, victim.address)]
+        if source.host is not None:  # a border is known by its port and prefix: routers there have any MAC
+            disguises.append(("its MAC", victim.mac, source.address))
+        if source.host is None or source.host != victim.host:
             disguises.append(("its MAC and address", victim.mac, victim.address))
         for what, mac, address in disguises:
             yield Sketch(

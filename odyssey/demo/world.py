@@ -81,8 +81,8 @@ class World:
         """Start odysseyctl against this lab, with both outputs as pipes."""
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "odyssey.cli",
+            "-c",
+            "from odyssey.cli import main; main()",
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
