@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from odyssey.demo.observe import SANDBOX, WORKLOAD, Container, Flow
+from odyssey.demo.observe import POOL, SANDBOX, WORKLOAD, Container, Flow
 
 IN_SWITCHES = frozenset({"admitted", "draining"})  # phases in which a node has flow entries
 
@@ -40,8 +40,8 @@ class Records:
 class Seen:
     """What was found outside of odysseyd.
 
-    `neighbours`: the neighbour document inside each running node. `links`: names of NICs in the hosts' own namespaces
-    that were made for nodes, by host.
+    `neighbours`: the neighbour document inside each running node. `links`: NICs that were made for nodes and are
+    where no node is, by place: a host's own namespace, or a sandbox in the pool.
     """
 
     containers: Sequence[Container]
@@ -69,10 +69,12 @@ def half_done(records: Records, seen: Seen) -> tuple[str, ...]:
 def _containers(records: Records, containers: Sequence[Container]) -> Iterable[str]:
     nodes, committed = records.nodes(), records.committed()
     for container in containers:
+        if container.role == POOL:
+            continue
         node = nodes.get(container.node)
         if node is None or node["host"] != container.host:
             yield f"container {container.name} on {container.host}: no record places it there"
-        elif container.tx not in committed:
+        elif container.tx not in committed and (container.tx or container.role == WORKLOAD):
             yield f"container {container.name} on {container.host}: its transaction {container.tx} is not committed"
     for name, node in nodes.items():
         for role in (SANDBOX, WORKLOAD):

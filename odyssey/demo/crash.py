@@ -72,7 +72,7 @@ class Attempt:
         end = time.monotonic() + MOMENT_TIMEOUT
         while time.monotonic() < end:
             for container in await self.world.containers():
-                if container.node not in self.before:
+                if container.node and container.node not in self.before:
                     return container.host
         raise WorldError(f"no container of a new node appeared within {MOMENT_TIMEOUT:g} s for call {self.call}")
 

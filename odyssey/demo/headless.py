@@ -63,7 +63,7 @@ class Picture:
 
 async def picture(world: World) -> Picture:
     """Containers and flow entries as they are now."""
-    containers, flows = await world.containers(inspect=True), await world.flows()
+    containers, flows = await world.node_containers(), await world.flows()
     return Picture(
         moment=time.monotonic(),
         containers=frozenset((item.host, f"{item.name} {item.id[:12]}", item.started) for item in containers),

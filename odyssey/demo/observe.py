@@ -24,8 +24,9 @@ TIMEOUT = 10.0  # s for one question
 COOKIE_ODYSSEY = 0x0D
 COOKIE_BINDING = 1  # the kind of cookie whose owner is a node's IPv4 address
 
-NODE_LABEL, ROLE_LABEL, TX_LABEL = "odyssey.node", "odyssey.role", "odyssey.tx"
-SANDBOX, WORKLOAD = "sandbox", "workload"
+CLUSTER_LABEL, NODE_LABEL, TX_LABEL = "odyssey.cluster", "odyssey.node", "odyssey.tx"
+SANDBOX, WORKLOAD, POOL = "sandbox", "workload", "pool"
+SANDBOX_SUFFIX, POOL_PREFIX = ".sandbox", "odyssey-pool-"  # a pooled sandbox keeps its labels when a node gets it
 
 
 class ObserveError(Exception):
@@ -34,7 +35,10 @@ class ObserveError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container that carries Odyssey's labels. `pid` is 0 unless it was inspected and runs."""
+    """A container that carries Odyssey's label. `pid` is 0 unless it was inspected and runs.
+
+    `node` is empty for a pooled sandbox, `tx` for whatever was made ahead.
+    """
 
     host: str
     id: str
@@ -92,28 +96,22 @@ def ask_engine(engine: Path, path: str) -> Any:
     return json.loads(body)
 
 
-def containers(host: str, engine: Path, *, node: str | None = None, inspect: bool = False) -> tuple[Container, ...]:
-    """Odyssey's containers on one host, pooled sandboxes left out; all states, or those of one node.
-
-    `inspect` fills in the process number and the time of the last start.
-    """
-    label = NODE_LABEL if node is None else f"{NODE_LABEL}={node}"
-    filters = urllib.parse.quote(json.dumps({"label": [label]}))
+def containers(host: str, engine: Path, *, inspect: bool = False) -> tuple[Container, ...]:
+    """Odyssey's containers on one host, in all states; `inspect` fills in process number and time of the last start."""
+    filters = urllib.parse.quote(json.dumps({"label": [CLUSTER_LABEL]}))
     found = []
     for entry in ask_engine(engine, f"/containers/json?all=true&filters={filters}"):
         labels: Mapping[str, str] = entry["Labels"]
-        if labels.get(ROLE_LABEL) not in (SANDBOX, WORKLOAD):
-            continue
-        state: Mapping[str, Any] = {}
-        if inspect:
-            state = ask_engine(engine, f"/containers/{entry['Id']}/json")["State"]
+        state: Mapping[str, Any] = ask_engine(engine, f"/containers/{entry['Id']}/json")["State"] if inspect else {}
+        name = entry["Names"][0].lstrip("/")
+        node, role = classify(name, labels)
         found.append(
             Container(
                 host=host,
                 id=entry["Id"],
-                name=entry["Names"][0].lstrip("/"),
-                node=labels[NODE_LABEL],
-                role=labels[ROLE_LABEL],
+                name=name,
+                node=node,
+                role=role,
                 tx=labels.get(TX_LABEL, ""),
                 running=entry["State"] == "running",
                 pid=int(state.get("Pid", 0)),
@@ -121,6 +119,15 @@ def containers(host: str, engine: Path, *, node: str | None = None, inspect: boo
             )
         )
     return tuple(sorted(found, key=lambda container: container.name))
+
+
+def classify(name: str, labels: Mapping[str, str]) -> tuple[str, str]:
+    """Node and role of a container, from its name and labels."""
+    if name.startswith(POOL_PREFIX):
+        return "", POOL
+    if name.endswith(SANDBOX_SUFFIX):
+        return name.removesuffix(SANDBOX_SUFFIX), SANDBOX
+    return labels.get(NODE_LABEL, name), WORKLOAD
 
 
 _COUNTERS = re.compile(r"\b(cookie|duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]*,? ?")

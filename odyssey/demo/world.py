@@ -25,6 +25,7 @@ from rdmp.endpoints import Endpoint
 from rdmp.rpc import RpcError
 
 NODE_NICS = ("fab0", "fab1")
+HOST_NICS = frozenset({"lo", "eth0", "eth1", "mgmt0"})
 BORDER = "edge"
 NEIGHBOURS_FILE = "run/odyssey/neighbours.json"  # below the root of a container
 ASK_TIMEOUT = 10.0  # s for one question to odysseyd
@@ -170,16 +171,20 @@ class World:
         mac, tags = await self.fabric_mac(), await self.foreign_tags()
         return await policy.check(await self.stations(), self.rules, self.taps(), fabric_mac=mac, tags=tags)
 
-    async def containers(self, *, node: str | None = None, inspect: bool = False) -> tuple[observe.Container, ...]:
-        """Odyssey's containers on all hosts, from the engines."""
+    async def containers(self, *, inspect: bool = False) -> tuple[observe.Container, ...]:
+        """Odyssey's containers on all hosts, from the engines; those of nodes and those of the pool."""
         hosts = self.lab.settings.hosts
         found = await asyncio.gather(
             *(
-                asyncio.to_thread(observe.containers, host, self.lab.docker_socket(host), node=node, inspect=inspect)
+                asyncio.to_thread(observe.containers, host, self.lab.docker_socket(host), inspect=inspect)
                 for host in hosts
             )
         )
         return tuple(container for part in found for container in part)
+
+    async def node_containers(self) -> tuple[observe.Container, ...]:
+        """The containers of nodes only, inspected."""
+        return tuple(item for item in await self.containers(inspect=True) if item.role != observe.POOL)
 
     async def flows(self) -> tuple[observe.Flow, ...]:
         """The flow entries of all switches, from the switches."""
@@ -199,13 +204,18 @@ class World:
             flows=await self.flows(),
             switches=tuple(self.lab.switches),
             neighbours=_neighbours(containers),
-            links={host: self._links(host) for host in self.lab.settings.hosts},
+            links=self._links(containers),
         )
 
-    def _links(self, host: str) -> list[str]:
-        known = {"lo", "eth0", "eth1", "mgmt0"}
-        names = [name for _, name in netns.inside(self.lab.netns(host), socket.if_nameindex)]
-        return [name for name in names if name not in known]
+    def _links(self, containers: Sequence[observe.Container]) -> dict[str, list[str]]:
+        """What hangs in the hosts' namespaces and in pooled sandboxes beside what belongs there."""
+        places = {host: self.lab.netns(host) for host in self.lab.settings.hosts}
+        places |= {
+            f"{item.host} {item.name}": netns.of_pid(item.pid)
+            for item in containers
+            if item.role == observe.POOL and item.pid
+        }
+        return {place: [name for name in _nics(path) if name not in HOST_NICS] for place, path in places.items()}
 
     async def half_done(self) -> tuple[str, ...]:
         """Everything that no committed decision explains (see `audit`)."""
@@ -243,6 +253,10 @@ class World:
 
         await until(look, timeout, lambda: last)
         return time.monotonic() - begun
+
+
+def _nics(namespace: Path) -> list[str]:
+    return [name for _, name in netns.inside(namespace, socket.if_nameindex)]
 
 
 def _neighbours(containers: Sequence[observe.Container]) -> Mapping[str, Mapping[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 
 from odyssey.demo import crash
 from odyssey.demo.crash import Attempt, Moment, Strike
+from odyssey.demo.observe import WORKLOAD
 from odyssey.demo.world import World, until
 from tests.e2e.switches import ofctl
 
@@ -89,12 +90,12 @@ def assert_decision_kept(moment: str, result: Strike) -> None:
 
 
 async def test_an_agent_that_restarts_adopts_what_runs(shop: World) -> None:
-    before = {(item.id, item.started) for item in await shop.containers(inspect=True)}
+    before = {(item.id, item.started) for item in await shop.node_containers()}
     for agent in shop.agents:
         await shop.kill(agent)
     await shop.start(*shop.agents)
     await shop.settled()
-    assert {(item.id, item.started) for item in await shop.containers(inspect=True)} == before
+    assert {(item.id, item.started) for item in await shop.node_containers()} == before
 
 
 async def test_the_controller_that_restarts_leaves_the_entries_as_they_are(shop: World) -> None:
@@ -148,13 +149,11 @@ async def test_a_switch_that_loses_its_entries_gets_them_back(shop: World) -> No
 
 
 async def test_a_stopped_workload_is_started_again_by_its_agent_or_engine(shop: World) -> None:
-    victim = next(
-        item for item in await shop.containers(inspect=True) if item.role == "workload" and "app" in item.node
-    )
+    victim = next(item for item in await shop.node_containers() if item.role == WORKLOAD and "-app-" in item.node)
     os.kill(victim.pid, signal.SIGKILL)
 
     async def back() -> bool:
-        found = [item for item in await shop.containers(node=victim.node, inspect=True) if item.role == "workload"]
+        found = [item for item in await shop.node_containers() if (item.node, item.role) == (victim.node, WORKLOAD)]
         return len(found) == 1 and found[0].id == victim.id and found[0].running and found[0].pid not in (0, victim.pid)
 
     await until(back, 30.0, lambda: f"{victim.node} does not run again")

@@ -101,7 +101,7 @@ async def test_a_platform_that_is_removed_leaves_nothing(shop: World) -> None:
     await shop.settled()
     try:
         assert await shop.half_done() == ()
-        assert await shop.containers() == ()
+        assert await shop.node_containers() == ()
         assert [flow for flow in await shop.flows() if flow.node_address is not None] == []
         assert await shop.nodes() == []
         records: audit.Records = await shop.records()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from odyssey.demo.audit import Records, Seen, half_done
-from odyssey.demo.observe import SANDBOX, WORKLOAD, Container, Flow, parse_flows
+from odyssey.demo.observe import POOL, SANDBOX, WORKLOAD, Container, Flow, classify, parse_flows
 
 
 def binding(switch: str, address: str) -> Flow:
@@ -68,6 +68,15 @@ def test_a_container_that_no_record_places() -> None:
 def test_a_container_of_an_aborted_transaction() -> None:
     wrong = [*SEEN.containers[:1], replace(SEEN.containers[1], tx="call.2"), *SEEN.containers[2:]]
     assert "call.2 is not committed" in only(RECORDS, replace(SEEN, containers=wrong))
+
+
+def test_a_sandbox_that_was_made_ahead_names_no_transaction() -> None:
+    ahead = [replace(SEEN.containers[0], tx=""), *SEEN.containers[1:]]
+    pool = Container("h1", "abc", "odyssey-pool-1a2b", "", POOL, "", True)
+    assert half_done(RECORDS, replace(SEEN, containers=[*ahead, pool])) == ()
+    assert classify("odyssey-pool-1a2b", {}) == ("", POOL)
+    assert classify("shop-app-1.sandbox", {}) == ("shop-app-1", SANDBOX)
+    assert classify("shop-app-1", {"odyssey.node": "shop-app-1"}) == ("shop-app-1", WORKLOAD)
 
 
 def test_a_recorded_node_whose_workload_is_gone_or_stopped() -> None:
