@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Collects the steps of one plan; each step is built on the snapshot as the steps before it leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from odyssey.model.naming import CONTROLLER, mac_of, network_document, node_document, node_name
+from odyssey.model.platform import Network
+from odyssey.model.rules import by_path, fault
+from odyssey.model.snapshot import Snapshot
+from odyssey.model.state import NetworkState, NodeState
+from odyssey.planning.changes import difference
+from odyssey.planning.documents import dependencies, neighbours, network_intent
+from odyssey.planning.operations import Draft, listed
+from odyssey.planning.steps import DrainStep, Plan, PlanOptions, PlanRefused, TransactionStep
+
+T = TypeVar("T")
+
+
+class Builder:
+    """The plan so far. `now` is the snapshot after the steps so far, `counts` the wanted nodes of each network."""
+
+    def __init__(self, snapshot: Snapshot, options: PlanOptions) -> None:
+        self.options = options
+        self.now = snapshot
+        self.counts: dict[str, int] = {}
+        self._before = snapshot
+        self._steps: list[TransactionStep | DrainStep] = []
+        self._transactions = 0
+
+    @property
+    def revision(self) -> int:
+        """Revision of the neighbour files that the next transaction writes; it rises with every plan and step."""
+        return self._before.index + self._transactions + 1
+
+    def batches(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """`items` in pieces of at most `options.batch`."""
+        return [items[start : start + self.options.batch] for start in range(0, len(items), self.options.batch)]
+
+    def network(self, key: str) -> Network:
+        """The definition of a network that exists."""
+        network = self.now.network(key)
+        assert network is not None, key
+        return network
+
+    def add(self, draft: Draft, deadline: float | None = None) -> None:
+        """Append the transaction and fold its decision."""
+        self._steps.append(draft.finish(self.options.deadline if deadline is None else deadline))
+        self._transactions += 1
+        self.now = self.now.folded(draft.changes)
+
+    def drain(self, nodes: Iterable[NodeState]) -> None:
+        """Append the wait for the connections of draining nodes."""
+        draining = list(nodes)
+        if draining:
+            timeout = max(self.network(node.key).drain_timeout for node in draining)
+            self._steps.append(DrainStep(tuple((node.name, node.host) for node in draining), timeout))
+
+    def recount(self, draft: Draft, keys: Iterable[str], homes: Iterable[NodeState] = ()) -> None:
+        """Let a transaction store the wanted counts of networks, and where new stateful nodes have their volumes."""
+        new_homes: dict[str, dict[str, str]] = {}
+        for node in homes:
+            new_homes.setdefault(node.key, {})[node.name] = node.host
+        for key in sorted(set(keys)):
+            state = self.now.networks[key]
+            count = self.counts.get(key, state.count)
+            wanted = replace(state, count=count, homes={**state.homes, **new_homes.get(key, {})})
+            if wanted != state:
+                draft.change(network_document(key), wanted.document())
+
+    def write_files(self, draft: Draft, networks: Iterable[str]) -> None:
+        """Let agents rewrite the neighbour files of all nodes of `networks`, as they are after this transaction."""
+        after = self.now.folded(draft.changes)
+        for key in sorted(set(networks)):
+            network = after.network(key)
+            nodes = after.nodes_of(key)
+            if network is None or not nodes:
+                continue
+            # An older file must never overwrite a newer one: the network is held until this one is written.
+            draft.hold(network_document(key))
+            shared = dependencies(after, network)
+            for node in nodes:
+                draft.file(node.host, node.name, neighbours(node.name, self.revision, shared))
+
+    def users(self, keys: Iterable[str]) -> set[str]:
+        """Keys of the networks that depend on one of `keys`."""
+        return {user for key in keys for user in self.now.dependents(key)}
+
+    def touch(self, draft: Draft, key: str) -> None:
+        """Give a transaction without any work a participant: the controller confirms what it has of a network."""
+        draft.intend("admit", network_document(key), network_intent(self.network(key), self.now.networks[key]))
+
+    def finish(self, locks: Iterable[str]) -> Plan:
+        """The plan. Raises PlanRefused if a participant is not connected."""
+        if not self.options.absent_allowed:
+            self._require_present()
+        return Plan(self._before.index, tuple(self._steps), difference(self._before, self.now), frozenset(locks))
+
+    def _require_present(self) -> None:
+        absent: dict[str, str] = {}
+        for step in self._steps:
+            if isinstance(step, TransactionStep):
+                for name in step.participants.keys() - self._before.present:
+                    absent.setdefault(name, step.title)
+        faults = []
+        for name, title in absent.items():
+            path, who = ("$", "the controller") if name == CONTROLLER else (f"$.hosts.{name}", f"the agent of {name}")
+            faults.append(fault(path, "not connected", f"{who} to be connected: it takes part in: {title}"))
+        if faults:
+            raise PlanRefused(*by_path(faults))
+
+
+def new_node(network: Network, ordinal: int, phase: str, **placed: Any) -> NodeState:
+    """The state of a new node; `placed` gives host, address, image and image_id."""
+    return NodeState(
+        name=node_name(network.platform, network.name, ordinal), platform=network.platform, network=network.name,
+        ordinal=ordinal, phase=phase, mac=mac_of(placed["address"]), **placed,
+    )  # fmt: skip
+
+
+def told(node: NodeState) -> dict[str, str]:
+    """The data of an event about a node."""
+    return {
+        "node": node.name, "host": node.host, "address": str(node.address), "network": node.network,
+        "platform": node.platform,
+    }  # fmt: skip
+
+
+def titled(verb: str, nodes: Iterable[NodeState]) -> str:
+    """The title of a transaction on nodes."""
+    return f"{verb} {listed(node.name for node in nodes)}"
+
+
+def store_node(draft: Draft, node: NodeState) -> None:
+    """Let a transaction store a node."""
+    draft.node(node.name)
+    draft.change(node_document(node.name), node.document())
+
+
+def new_states(keys: Iterable[str], taken: frozenset[int], counts: dict[str, int]) -> dict[str, NetworkState]:
+    """States for networks that begin to exist, with the lowest free ids. Raises PlanRefused if ids run out."""
+    states: dict[str, NetworkState] = {}
+    candidate = 1
+    for key in keys:
+        while candidate in taken:
+            candidate += 1
+        if candidate > LAST_NETWORK_ID:
+            raise PlanRefused(fault("$.networks", key, f"at most {LAST_NETWORK_ID} networks in a cluster"))
+        states[key] = NetworkState(key, candidate, counts.get(key, 0))
+        candidate += 1
+    return states
+
+
+LAST_NETWORK_ID = 32767
+"""The switches carry a network's id in fifteen bits."""
