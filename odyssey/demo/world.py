@@ -71,12 +71,10 @@ class World:
         self.daemons = ("odysseyd", "controller", *self.agents)
 
     async def ask(self, method: str, params: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        """One RPC to odysseyd over its Unix socket. Raises `RpcError`, or `OSError` while nobody listens."""
-        client = await Client.connect(Endpoint.parse(f"unix:{self.lab.settings.unix_socket}"), None)
-        try:
+        """One RPC to odysseyd over its Unix socket. Raises `RpcError` (also if nobody listens)."""
+        async with Client() as client:
+            await client.connect(Endpoint.parse(f"unix:{self.lab.settings.unix_socket}"))
             return dict(await client.call(method, params or {}, timeout=ASK_TIMEOUT))
-        finally:
-            await client.close()
 
     async def start_ctl(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start odysseyctl against this lab, with both outputs as pipes."""
@@ -100,6 +98,13 @@ class World:
         if check and result.code != 0:
             raise WorldError(f"odysseyctl {' '.join(arguments)} ended with {result.code}: {result.err.strip()[-2000:]}")
         return result
+
+    def pid(self, daemon: str) -> int:
+        """The process number of a daemon. Raises `WorldError` if it does not run."""
+        found: int | None = self.lab.pid(daemon)
+        if found is None:
+            raise WorldError(f"{daemon} does not run")
+        return found
 
     async def records(self) -> audit.Records:
         """State documents and transactions of odysseyd."""

@@ -120,8 +120,8 @@ async def add_node(world: World, network: str, *, gate: bool) -> AddNode:
     }
     asker = next(station for station in await world.stations() if station.network == "lb" and station.admitted)
     watch = _Watch()
-    client = await Client.connect(Endpoint.parse(f"unix:{world.lab.settings.unix_socket}"), None)
-    try:
+    async with Client() as client:
+        await client.connect(Endpoint.parse(f"unix:{world.lab.settings.unix_socket}"))
         watch.begin()
         answer = asyncio.create_task(
             client.call("service.call", request, on_progress=watch.progress, timeout=CALL_TIMEOUT)
@@ -135,8 +135,6 @@ async def add_node(world: World, network: str, *, gate: bool) -> AddNode:
             serving = await _serving(asker, address, watch)
         document = await answer
         answered = watch.now()
-    finally:
-        await client.close()
     if document["state"] != "done":
         raise WorldError(f"addNode {call} ended as {document['state']}: {document.get('error')}")
     decided = watch.first("decided")
@@ -163,7 +161,7 @@ class _Watch:
     def now(self) -> float:
         return time.monotonic() - self.zero
 
-    async def progress(self, message: Mapping[str, Any]) -> None:
+    def progress(self, message: Mapping[str, Any]) -> None:
         name = _name(message)
         if name is not None and all(hop.name != name for hop in self.hops):
             self.hops.append(Hop(self.now(), name))
