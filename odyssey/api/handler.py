@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import schemas
+from odyssey.api.parameters import text
 from odyssey.api.queries import Queries
 from odyssey.api.roles import Forbidden, Permission, Role, authorise
 from odyssey.orchestrator.engine import Engine
@@ -46,6 +47,16 @@ def _permission(service: str, system: Mapping[str, Any]) -> Permission:
     return Permission(service, platform, network)
 
 
+def allowed(peer: Identity, permission: Permission, roles: tuple[Role, ...]) -> bool:
+    """Whether `peer` has the permission."""
+    try:
+        authorise(peer, permission, roles)
+    except Forbidden as error:
+        _log.warning("%s", error)
+        return False
+    return True
+
+
 def _authorise(peer: Identity, permission: Permission, roles: tuple[Role, ...]) -> None:
     try:
         authorise(peer, permission, roles)
@@ -54,15 +65,23 @@ def _authorise(peer: Identity, permission: Permission, roles: tuple[Role, ...]) 
 
 
 class Api(RpcHandler):
-    """Dispatches RPCs. Methods that it does not list do not exist for anybody."""
+    """Dispatches RPCs. Methods that it does not list do not exist for anybody.
 
-    def __init__(
-        self, service: Service, queries: Queries, tokens: JoinTokens | None, roles: tuple[Role, ...]
-    ) -> None:
+    The hub needs it before the parts behind it can exist (they need the hub), so it is opened afterwards; the hub
+    serves nobody before that.
+    """
+
+    def __init__(self, roles: tuple[Role, ...]) -> None:
+        self._roles = roles
+        self._service: Service | None = None
+        self._tokens: JoinTokens | None = None
+        self._queries: dict[str, _Query] = {}
+
+    def open(self, service: Service, queries: Queries, tokens: JoinTokens | None) -> None:
+        """Begin to answer."""
         self._service = service
         self._tokens = tokens
-        self._roles = roles
-        self._queries: dict[str, _Query] = {
+        self._queries = {
             "status": queries.status,
             "state.get": queries.state,
             "tx.list": queries.transactions,
@@ -82,16 +101,19 @@ class Api(RpcHandler):
             "inventory.show": queries.inventory,
         }
 
+    def may_publish(self, peer: Identity, topic: str) -> bool:
+        return allowed(peer, Permission(f"publish:{topic}"), self._roles)
+
+    def may_subscribe(self, peer: Identity, topics: tuple[str, ...]) -> bool:
+        return all(allowed(peer, Permission(f"subscribe:{topic}"), self._roles) for topic in topics)
+
     async def call(
         self, peer: Identity, method: str, params: Mapping[str, Any], progress: Progress
     ) -> Mapping[str, Any]:
         """Answer one RPC of `peer`. Raises RpcError with a code and a text for people."""
-        if method == "service.call":
+        if method == "service.call" and self._service is not None:
             return await self._service.call(peer, params, progress)
-        if method == "token.create":
-            _authorise(peer, Permission(method), self._roles)
-            return await self._create_token(peer, params)
-        query = self._queries.get(method)
+        query = self._create_token(peer) if method == "token.create" else self._queries.get(method)
         if query is None:
             known = ", ".join(sorted([*self._queries, "service.call", "token.create"]))
             raise RpcError("unknown_method", f"there is no method {method}; known are {known}")
@@ -99,16 +121,16 @@ class Api(RpcHandler):
         _authorise(peer, Permission(method, *concerned), self._roles)
         return await query(params)
 
-    async def _create_token(self, peer: Identity, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._tokens is None:
-            raise RpcError("no_ca", "this orchestrator holds no CA ([odysseyd] ca_dir), so nobody can join by it")
-        for key in ("role", "name"):
-            if not isinstance(params.get(key), str):
-                raise RpcError("invalid", f"$.{key}: must be a text")
-        try:
-            lifetime = float(params.get("ttl") or DEFAULT_LIFETIME)
-            token = await self._tokens.create(params["role"], params["name"], lifetime)
-        except (TokenRefused, ValueError) as error:
-            raise RpcError("invalid", str(error)) from error
-        _log.info("%s made a join token for %s/%s", peer, params["role"], params["name"])
-        return {"token": token.text, "role": token.role, "name": token.name, "expires": token.expires}
+    def _create_token(self, peer: Identity) -> _Query:
+        async def create(params: Mapping[str, Any]) -> Mapping[str, Any]:
+            if self._tokens is None:
+                raise RpcError("no_ca", "this orchestrator holds no CA ([odysseyd] ca_dir), so nobody can join by it")
+            role, name = (text(params, key) for key in ("role", "name"))
+            try:
+                token = await self._tokens.create(role, name, float(params.get("ttl") or DEFAULT_LIFETIME))
+            except (TokenRefused, ValueError) as error:
+                raise RpcError("invalid", str(error)) from error
+            _log.info("%s made a join token for %s/%s", peer, role, name)
+            return {"token": token.text, "role": token.role, "name": token.name, "expires": token.expires}
+
+        return create

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from odyssey.api.parameters import text
 from odyssey.orchestrator.calls import CallBook
 from odyssey.orchestrator.questions import CONTROLLER, Questions
 from odyssey.state.view import StateView
@@ -63,14 +64,14 @@ class Queries:
 
     async def transaction(self, params: Params) -> Answer:
         """One transaction with everything that it decided."""
-        entry = self._view.entries.get(_text(params, "id"))
+        entry = self._view.entries.get(text(params, "id"))
         if entry is None:
             raise RpcError("not_found", f"there is no transaction {params['id']} (odysseyctl tx ls)")
         return entry.document()
 
     async def call(self, params: Params) -> Answer:
         """How a service call stands, with its answer once it has one."""
-        found = await self._calls.find(_text(params, "id"))
+        found = await self._calls.find(text(params, "id"))
         if found is None:
             raise RpcError("not_found", f"there is no call {params['id']}")
         answer: Answer = {"id": found.id, "nodes": [], "index": self._view.index, **(found.answer or {})}
@@ -148,7 +149,7 @@ class Queries:
 
     async def host(self, params: Params) -> Answer:
         """One host with everything that its agent sees."""
-        name = _text(params, "host")
+        name = text(params, "host")
         found = next((host for host in (await self.hosts({}))["hosts"] if host["host"] == name), None)
         if found is None:
             raise RpcError("not_found", f"there is no host {name} (odysseyctl host ls)")
@@ -190,7 +191,7 @@ class Queries:
 
     async def platform(self, params: Params) -> Answer:
         """One platform: its document, networks and nodes."""
-        name = _text(params, "platform")
+        name = text(params, "platform")
         document = self._document(f"platform/{name}", f"there is no platform {name} (odysseyctl platform ls)")
         return {
             "platform": name, "document": document,
@@ -199,7 +200,7 @@ class Queries:
         }  # fmt: skip
 
     def _node_document(self, params: Params) -> Mapping[str, Any]:
-        name = _text(params, "node")
+        name = text(params, "node")
         return self._document(f"node/{name}", f"there is no node {name} (odysseyctl node ls)")
 
     def _document(self, key: str, absent: str) -> Mapping[str, Any]:
@@ -213,12 +214,3 @@ def _node(node: Mapping[str, Any], observation: Mapping[str, Any] | None) -> Ans
     seen = (observation or {}).get("nodes", {}).get(node["node"], {})
     absent = "unknown" if observation is None else "absent"
     return {**node, "state": seen.get("state", absent), "healthy": seen.get("healthy")}
-
-
-def _text(params: Params, key: str) -> str:
-    value = params.get(key)
-    if not isinstance(value, str) or not value:
-        raise RpcError("invalid", f"$.{key}: must be a text")
-    return value
-
-

@@ -10,7 +10,7 @@ from typing import Any
 from odyssey.orchestrator.questions import Questions
 from odyssey.planning import DrainStep, TransactionStep
 from rdmp.hub import Hub
-from rdmp.records import TxRecord
+from rdmp.records import TxProgress, TxRecord
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -34,7 +34,7 @@ class StepRunner:
         told = {"id": tx_id, "step": number, "title": step.title}
         waiting = dict.fromkeys(step.participants, "waiting")
         progress({"kind": "tx", **told, "state": "preparing", "participants": waiting})
-        ended = await self._hub.execute(record, lambda change: progress({**told, **change.document()}))
+        ended = await self._hub.execute(record, lambda news: _tell(news, told, progress))
         state = "finished" if ended.finished and ended.state == "committed" else ended.state
         progress({"kind": "tx", **told, "state": state, "reason": ended.reason})
         return ended
@@ -52,3 +52,18 @@ class StepRunner:
             if all(count == 0 for count in counts.values()):
                 return
             await asyncio.sleep(min(self._drain_poll, remaining))
+
+
+def _tell(news: TxProgress, told: Mapping[str, Any], progress: Progress) -> None:
+    """Put the coordinator's news into the words of a call's progress."""
+    match news.kind:
+        case "vote" | "aborted" | "waiting":
+            state = {"vote": "no" if news.reason else "yes"}.get(news.kind, news.kind)
+            participants = {news.participant: state} if news.participant else {}
+            progress({"kind": "tx", **told, "state": news.state, "participants": participants})
+        case "decided":
+            progress({"kind": "tx", **told, "state": news.state, "reason": news.reason})
+        case "done":
+            progress({
+                "kind": "stage", **told, "stage": news.stage, "participant": news.participant, "state": "done",
+            })  # fmt: skip

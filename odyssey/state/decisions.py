@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from odyssey.state.store import Append, Conflict, LoggedEvent, Set, Store
+from odyssey.state.store import Append, Conflict, Set, Store
 from odyssey.state.view import Entry, StateView
 from rdmp.decisionlog import DecisionLog
 from rdmp.records import Decision, TxRecord
@@ -31,16 +31,12 @@ def utc_now() -> str:
 class StoreDecisionLog(DecisionLog):
     """Writes decisions and keeps the view in step. Only the leader of the store may use it."""
 
-    def __init__(
-        self, store: Store, view: StateView, *, kept: int = 1000, clock: Clock = utc_now,
-        announce: Callable[[Sequence[LoggedEvent]], None] = lambda _events: None,
-    ) -> None:  # fmt: skip
-        """`kept` finished transactions stay to be asked for; `announce` hears of events that a decision appended."""
+    def __init__(self, store: Store, view: StateView, *, kept: int = 1000, clock: Clock = utc_now) -> None:
+        """`kept` finished transactions stay to be asked for."""
         self._store = store
         self._view = view
         self._kept = kept
         self._clock = clock
-        self._announce = announce
         self._seq = 0
         self._position = 0
 
@@ -122,7 +118,7 @@ class StoreDecisionLog(DecisionLog):
     ) -> TxRecord:
         tx = entry.record.id
         try:
-            written = await self._store.commit(Set(TX + tx, entry.document(), expect=expect), then, durable=durable)
+            await self._store.commit(Set(TX + tx, entry.document(), expect=expect), then, durable=durable)
         except Conflict as lost:
             if lost.actual is None:
                 raise
@@ -131,8 +127,6 @@ class StoreDecisionLog(DecisionLog):
         self._view.entries[tx] = entry
         if then and entry.position is not None:
             self._view.apply(entry.position, entry.record.changes)
-        if written.events:
-            self._announce(written.events)
         return entry.record
 
     async def _trim(self) -> None:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""odysseyd: puts store, decision log, hub, engine and API together and keeps them running."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from odyssey.api.handler import Api, Service
+from odyssey.api.queries import Queries
+from odyssey.api.roles import roles_from_documents
+from odyssey.config import Config, ConfigError, load
+from odyssey.notify import notify
+from odyssey.orchestrator.calls import CallBook
+from odyssey.orchestrator.engine import Engine
+from odyssey.orchestrator.questions import Questions
+from odyssey.orchestrator.settle import Settler
+from odyssey.orchestrator.steps import StepRunner
+from odyssey.security.ca import CaError, CertificateAuthority
+from odyssey.security.enrol import EnrolServer, Report, enrol_context
+from odyssey.security.tokens import JoinTokens
+from odyssey.state.decisions import StoreDecisionLog
+from odyssey.state.eventlog import StoreEventLog
+from odyssey.state.sqlite import SqliteStore
+from odyssey.state.store import Store, StoreError
+from odyssey.state.tokens import StoredTokens
+from odyssey.state.view import StateView
+from rdmp.hub import Hub
+from rdmp.limits import Limits
+from rdmp.tls import Identity, server_context
+
+_log = logging.getLogger("odysseyd")
+EXIT_CONFIG = 78
+"""EX_CONFIG of sysexits.h: a restart does not help."""
+
+
+def main() -> None:
+    """Entry point of `odysseyd`."""
+    parser = argparse.ArgumentParser(prog="odysseyd", description="Odyssey's orchestrator daemon.")
+    default = Path("/etc/odyssey/odysseyd.toml")
+    parser.add_argument("--config", type=Path, default=default, help="TOML file (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        config = load(arguments.config)
+        logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        asyncio.run(_run(config))
+    except (ConfigError, StoreError, CaError, ValueError) as error:
+        print(f"odysseyd: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+
+
+async def _run(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config):
+        notify("READY=1")
+        _log.info("ready; %s", config.unix_socket)
+        await stop.wait()
+        notify("STOPPING=1")
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Hub]:
+    """The whole daemon, from the moment it serves to the moment it has stopped."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = SqliteStore(config.state_dir, events_kept=config.limits.events_kept)
+        await store.open()
+        stack.push_async_callback(store.close)
+        lease = await store.acquire(config.name)
+        state = await _State.load(store)
+        authority = CertificateAuthority.load(config.ca_dir) if config.ca_dir else None
+        tokens = JoinTokens(StoredTokens(store), config.cluster, authority.fingerprint) if authority else None
+        hub, settler = _assemble(config, state, tokens, lease.epoch)
+        stack.push_async_callback(hub.close)
+        _log.info("leading %s under epoch %d, state at index %d", config.cluster, lease.epoch, state.view.index)
+        await hub.recover()
+        await _serve(config, hub)
+        if authority and tokens and config.enrol_listen:
+            context = enrol_context(config.pki_dir / "cert.pem", config.pki_dir / "key.pem")
+            enrolment = EnrolServer(authority, tokens, context, report=_joined(hub))
+            await enrolment.serve(*config.enrol_listen)
+            stack.push_async_callback(enrolment.close)
+        settling = asyncio.create_task(settler.run(), name="settler")
+        stack.callback(settling.cancel)
+        yield hub
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What stands in the store, and what keeps it."""
+
+    view: StateView
+    decisions: StoreDecisionLog
+    events: StoreEventLog
+    calls: CallBook
+
+    @classmethod
+    async def load(cls, store: Store) -> _State:
+        view = StateView()
+        state = cls(view, StoreDecisionLog(store, view), StoreEventLog(store), CallBook(store))
+        await state.decisions.load()
+        for call_id in await state.calls.interrupt():
+            _log.warning("call %s was cut off by a restart; repeat it with the same id to take it up again", call_id)
+        return state
+
+
+def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: int) -> tuple[Hub, Settler]:
+    """Wire the parts; nothing serves yet."""
+    roles = roles_from_documents(config.roles)
+    api = Api(roles)
+    identity = Identity(config.cluster, "orchestrator", config.name)
+    limits = Limits.from_table(config.rdmp)
+    hub = Hub(identity, state.decisions, state.events, api, epoch, state.view.incarnation, limits)
+    questions = Questions(hub, config.limits.agent_timeout)
+    runner = StepRunner(hub, questions, epoch, config.limits.drain_poll)
+    engine = Engine(state.view, state.calls, questions, runner, config.limits)
+    queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
+    api.open(Service(engine, roles), queries, tokens)
+    return hub, Settler(engine, state.view, config.limits.settle_interval)
+
+
+async def _serve(config: Config, hub: Hub) -> None:
+    config.unix_socket.parent.mkdir(parents=True, exist_ok=True)
+    await hub.serve_unix(config.unix_socket)
+    if config.tls_listen:
+        files = config.pki_dir
+        context = server_context(files / "cert.pem", files / "key.pem", files / "ca.pem")
+        await hub.serve_tls(*config.tls_listen, context)
+
+
+def _joined(hub: Hub) -> Report:
+    async def report(who: Mapping[str, Any]) -> None:
+        await hub.publish("peer.joined", who)
+
+    return report
+
+
+if __name__ == "__main__":
+    main()
