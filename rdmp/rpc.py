@@ -61,3 +61,11 @@ class RpcHandler(ABC):
         self, peer: Identity, method: str, params: Mapping[str, Any], progress: ProgressSender
     ) -> Mapping[str, Any]:
         """Answer one call of ``peer``; raises RpcError.  Cancelled when the caller gives up or leaves."""
+
+    def may_publish(self, peer: Identity, topic: str) -> bool:
+        """Tell whether ``peer`` may publish ``topic`` (those of the hub itself, tx, peer and hub, nobody may)."""
+        return peer.role in ("agent", "controller", "operator", "publisher")
+
+    def may_subscribe(self, peer: Identity, topics: tuple[str, ...]) -> bool:
+        """Tell whether ``peer`` may subscribe to ``topics``."""
+        return peer.role in ("operator", "orchestrator")

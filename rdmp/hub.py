@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The server side of RDMP: who is connected, what they may send, and where it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdmp.decisionlog import DecisionLog
+from rdmp.driver import Driver
+from rdmp.events import EventBus, EventLog
+from rdmp.limits import Limits
+from rdmp.listener import Listener, listen_loopback, listen_tcp, listen_unix
+from rdmp.messages import (
+    PROTOCOL_OLDEST,
+    PROTOCOL_VERSION,
+    Aborted,
+    Ack,
+    Done,
+    Error,
+    Hello,
+    Inquire,
+    Message,
+    Publish,
+    Reply,
+    Subscribe,
+    Unsubscribe,
+    Vote,
+    Welcome,
+)
+from rdmp.records import TxProgress, TxRecord
+from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcHandler, RpcTimeout
+from rdmp.session import Origin, Session, SessionOwner
+from rdmp.tls import Identity, IdentityError, peer_identity
+
+__all__ = ["Hub", "PeerAbsent", "PeerInfo", "RpcError", "RpcHandler", "RpcTimeout"]
+
+Json = Mapping[str, Any]
+_log = logging.getLogger(__name__)
+PARTICIPANT_ROLES = frozenset({"agent", "controller"})
+HUB_TOPICS = ("tx", "peer", "hub")
+"""First levels of topics that only the hub itself publishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """One connection. ``since`` is seconds since 1970, ``queue`` the messages that wait to be sent."""
+
+    name: str
+    role: str
+    since: float
+    boot: str
+    queue: int
+    address: str
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What the hub knows of a session."""
+
+    origin: Origin
+    identity: Identity | None = None
+    name: str = ""
+    boot: str = ""
+    since: float = 0.0
+    participant: bool = False
+
+
+class Hub(SessionOwner):
+    """All sessions of an orchestrator, its transactions and its events."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        log: DecisionLog,
+        events: EventLog,
+        handler: RpcHandler,
+        epoch: int,
+        incarnation: str,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``epoch`` and ``incarnation`` are those of the store; ``clock`` gives seconds since 1970.
+
+        Must be called in the event loop.
+        """
+        self.identity = identity
+        self.epoch = epoch
+        self.limits = limits or Limits()
+        self._log = log
+        self._handler = handler
+        self._incarnation = incarnation
+        self._clock = clock
+        self._listeners: list[Listener] = []
+        self._sessions: dict[Session, _Peer] = {}
+        self._participants: dict[str, Session] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bus = EventBus(events, self.limits, clock)
+        self._driver = Driver(log, epoch, self.limits, self._send_to, self._bus.announce, self._bus.grown)
+
+    # Serving
+
+    async def serve_tls(self, host: str, port: int, context: ssl.SSLContext) -> int:
+        """Listen with TLS (``tls.server_context``); returns the port.  Raises OSError."""
+        return self._listen(await listen_tcp(host, port), "tls", context).port
+
+    async def serve_unix(self, path: Path | str) -> None:
+        """Listen on a Unix socket of mode 0600; its peers are operators.  Raises OSError."""
+        self._listen(listen_unix(Path(path)), "unix", None)
+
+    async def serve_plain(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Development only: listen without TLS on a loopback address; returns the port.
+
+        Anybody on this machine is an operator there.  Raises ValueError for any other address.
+        """
+        _log.warning("listening without TLS on %s: everybody on this machine may do everything", host)
+        return self._listen(await listen_loopback(host, port), "tcp", None).port
+
+    async def close(self) -> None:
+        """Stop serving; open transactions stay in the log and are taken up by ``recover`` after the next start."""
+        await asyncio.gather(*(listener.close() for listener in self._listeners))
+        await self._driver.close()
+        for session in list(self._sessions):
+            session.close("the orchestrator is stopping")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._bus.close()
+
+    def _listen(self, sock: Any, kind: str, context: ssl.SSLContext | None) -> Listener:
+        listener = Listener(sock, kind, lambda origin: Session(self, self.limits, origin), self.limits, context)
+        self._listeners.append(listener)
+        return listener
+
+    # Transactions
+
+    async def execute(self, record: TxRecord, on_progress: Callable[[TxProgress], None] | None = None) -> TxRecord:
+        """Carry out one transaction and return its record.
+
+        Returns when it is committed and every stage is done, or aborted everywhere reachable.  When a participant
+        lets a stage wait longer than ``stage_wait``, returns the record as decided with ``finished`` False;
+        ``record.missing()`` names who is awaited, and it goes on in the background.  Cancelling the caller does not
+        stop the transaction.  Raises ValueError for a wrong record, RpcError ``overloaded``, and what
+        ``DecisionLog.create`` raised.
+        """
+        return await self._driver.execute(record, on_progress)
+
+    def abort(self, tx: str, reason: str) -> bool:
+        """Abort an open transaction unless it is decided; False if it is not open here."""
+        return self._driver.abort(tx, reason)
+
+    async def recover(self) -> None:
+        """Take up what the log holds open: undecided transactions are aborted, decided ones carried on.
+
+        To be called once before serving; returns when everything is decided.
+        """
+        await self._driver.recover(await self._log.open())
+
+    # RPC and events
+
+    async def call(
+        self,
+        peer: str,
+        method: str,
+        params: Json,
+        timeout: float | None = None,
+        on_progress: Callable[[Json], None] | None = None,
+    ) -> Json:
+        """Call a connected participant; ``timeout`` in seconds.  Raises PeerAbsent, RpcTimeout or RpcError."""
+        session = self._participants.get(peer)
+        if session is None:
+            raise PeerAbsent("peer_absent", f"{peer} is not connected")
+        return await session.call(method, params, timeout or self.limits.call_timeout, on_progress)
+
+    async def publish(self, topic: str, data: Json) -> int:
+        """Append an event and send it to its subscribers; returns its index."""
+        return await self._bus.publish(topic, data)
+
+    def announce(self, topic: str, data: Json) -> None:
+        """Append an event without waiting for it; dropped, counted and logged when too many wait."""
+        self._bus.announce(topic, data)
+
+    def events_grown(self) -> None:
+        """Tell the hub that the event log was appended to from elsewhere."""
+        self._bus.grown()
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """Return every peer that is connected."""
+        return [
+            PeerInfo(peer.name, peer.identity.role, peer.since, peer.boot, session.queued, peer.origin.address)
+            for session, peer in self._sessions.items()
+            if peer.identity is not None and session.established
+        ]
+
+    # Sessions
+
+    def session_opened(self, session: Session) -> None:
+        peer = self._sessions[session] = _Peer(session.origin)
+        if session.origin.kind != "tls":
+            peer.identity = Identity(self.identity.cluster, "operator", f"local:{session.origin.user or 'anybody'}")
+            return
+        try:
+            peer.identity = peer_identity(session.info("ssl_object"))
+        except IdentityError as error:
+            session.refuse("forbidden", str(error))
+
+    def session_message(self, session: Session, message: Message) -> None:
+        peer = self._sessions[session]
+        if not session.established:
+            self._hello(session, peer, message)
+            return
+        match message:
+            case Vote() | Done() | Aborted() | Inquire() if peer.participant:
+                self._driver.received(peer.name, message.tx, message)
+            case Error(ref=str()) if peer.participant:
+                self._driver.received(peer.name, message.ref or "", message)
+            case Error():
+                _log.warning("%s: %s (%s)", session.label, message.message, message.code)
+            case Publish():
+                self._spawn(self._reply(session, message.id, self._publish(peer, message)))
+            case Subscribe():
+                self._spawn(self._reply(session, message.id, self._subscribe(session, peer, message)))
+            case Unsubscribe():
+                self._bus.unsubscribe(session, message.sub)
+            case Ack():
+                self._bus.acknowledge(session, message.sub, message.index)
+            case _:
+                session.send(Error("forbidden", f"{message.TYPE} is not yours to send"))
+
+    def session_closed(self, session: Session, reason: str) -> None:
+        for listener in self._listeners:
+            listener.closed(session)
+        peer = self._sessions.pop(session)
+        self._bus.unsubscribe(session)
+        if self._participants.get(peer.name) is session:
+            del self._participants[peer.name]
+            _log.info("%s %s left: %s", peer.identity and peer.identity.role, peer.name, reason)
+            self._driver.disconnected(peer.name)
+            self._bus.announce("peer.lost", {"name": peer.name, "reason": reason})
+
+    async def session_call(self, session: Session, method: str, params: Json, progress: ProgressSender) -> Json:
+        """Answer a call of a peer."""
+        identity = self._sessions[session].identity
+        assert identity is not None
+        return await self._handler.call(identity, method, params, progress)
+
+    def _send_to(self, name: str, message: Message) -> None:
+        if (session := self._participants.get(name)) is not None:
+            session.send(message)
+
+    def _hello(self, session: Session, peer: _Peer, hello: Message) -> None:
+        if not isinstance(hello, Hello):
+            session.refuse("bad_message", f"the first message must be hello; found {hello.TYPE}")
+            return
+        identity = peer.identity
+        assert identity is not None
+        if (refusal := self._refusal(peer.origin, identity, hello)) is not None:
+            _log.warning("refused %s from %s: %s (%s)", hello.name, peer.origin.address, refusal[1], refusal[0])
+            session.refuse(*refusal)
+            return
+        peer.name = identity.name
+        peer.boot = hello.boot
+        peer.since = self._clock()
+        peer.participant = identity.role in PARTICIPANT_ROLES
+        session.label = f"{identity.role} {identity.name}"
+        old = self._participants.get(peer.name) if peer.participant else None
+        if old is not None:
+            old.refuse("replaced", f"{peer.name} connected again from {peer.origin.address}")
+        limits = hello.limits or {}
+        largest = limits.get("max_message_bytes")
+        session.establish(self.limits.heartbeat, largest if isinstance(largest, int) and largest > 0 else None)
+        version = min(hello.versions[1], PROTOCOL_VERSION)
+        me = self.identity
+        session.send(Welcome(version, me.name, me.cluster, self.epoch, self._incarnation, self.limits.heartbeat))
+        if peer.participant:
+            self._participants[peer.name] = session
+            _log.info("%s %s connected from %s", identity.role, peer.name, peer.origin.address)
+            if old is not None:
+                self._driver.disconnected(peer.name)
+            self._driver.connected(peer.name)
+            data = {"name": peer.name, "role": identity.role, "boot": hello.boot, "address": peer.origin.address}
+            self._bus.announce("peer.connected", data)
+
+    def _refusal(self, origin: Origin, identity: Identity, hello: Hello) -> tuple[str, str] | None:
+        """Return code and reason if the peer may not connect."""
+        oldest, newest = hello.versions
+        if newest < PROTOCOL_OLDEST or oldest > PROTOCOL_VERSION:
+            return "version", (
+                f"versions {oldest} to {newest} are offered, {PROTOCOL_OLDEST} to {PROTOCOL_VERSION} are spoken here"
+            )
+        if identity.cluster != self.identity.cluster:
+            return "forbidden", f"{identity} is not of the cluster {self.identity.cluster}"
+        if hello.role != identity.role or (origin.kind == "tls" and hello.name != identity.name):
+            return "forbidden", f"hello says {hello.role} {hello.name}, the connection proves {identity}"
+        if (identity.role == "controller") != (identity.name == "controller"):
+            return "forbidden", f"{identity}: the name controller belongs to the role controller"
+        if hello.epoch > self.epoch:
+            self._bus.announce("hub.fenced", {"peer": identity.name, "epoch": hello.epoch, "own": self.epoch})
+            return "stale_epoch", f"epoch {hello.epoch} was seen; this orchestrator has {self.epoch} and leads no more"
+        return None
+
+    # Events of peers
+
+    async def _reply(self, session: Session, number: str, work: Coroutine[Any, Any, Json]) -> None:
+        try:
+            reply = Reply(number, result=await work)
+        except RpcError as error:
+            reply = Reply(number, error=error.to_json())
+        session.send(reply)
+
+    async def _publish(self, peer: _Peer, message: Publish) -> Json:
+        assert peer.identity is not None
+        first = message.topic.split(".", 1)[0]
+        if first in HUB_TOPICS or not self._handler.may_publish(peer.identity, message.topic):
+            raise RpcError("forbidden", f"{peer.identity} may not publish {message.topic}")
+        return {"index": await self._bus.publish(message.topic, message.data)}
+
+    async def _subscribe(self, session: Session, peer: _Peer, message: Subscribe) -> Json:
+        assert peer.identity is not None
+        if not self._handler.may_subscribe(peer.identity, message.topics):
+            raise RpcError("forbidden", f"{peer.identity} may not subscribe to {', '.join(message.topics)}")
+        index = await self._bus.subscribe(session, message.id, message.topics, message.from_index)
+        return {"index": index}
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

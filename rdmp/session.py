@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One connection, the same on both sides: frames, heartbeats, a bounded send queue, calls in both directions.
+
+What a message means beyond that is the owner's business (hub, runner, client).  Heartbeats have a lane of their own: a
+long queue does not delay them, and a peer counts as lost only when nothing at all has come from it for some beats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rdmp.frames import Decoder, FrameError, encode
+from rdmp.limits import Limits
+from rdmp.messages import Call, Cancel, Error, Message, MessageError, Ping, Pong, Progress, Reply, parse
+from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcTimeout
+
+Json = Mapping[str, Any]
+_log = logging.getLogger(__name__)
+_CLOSE_SECONDS = 2.0  # how long a closing connection may take to send what is left
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a connection came from: ``kind`` is tls, unix or tcp; ``user`` the user name of a local peer."""
+
+    kind: str
+    address: str
+    user: str = ""
+
+
+class SessionOwner(ABC):
+    """Gives a session its meaning.  All but ``session_call`` are called from the event loop and must not block."""
+
+    @abstractmethod
+    def session_opened(self, session: Session) -> None:
+        """The connection (and its TLS handshake) stands."""
+
+    @abstractmethod
+    def session_message(self, session: Session, message: Message) -> None:
+        """A message that the session does not handle itself."""
+
+    @abstractmethod
+    def session_closed(self, session: Session, reason: str) -> None:
+        """The connection has ended."""
+
+    @abstractmethod
+    async def session_call(self, session: Session, method: str, params: Json, progress: ProgressSender) -> Json:
+        """Answer a call of the peer; raises RpcError."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A call that waits for its reply."""
+
+    future: asyncio.Future[Json]
+    on_progress: Callable[[Json], None] | None
+
+
+class Session(asyncio.Protocol):
+    """A connection to one peer; made by a listener or a dialler."""
+
+    def __init__(self, owner: SessionOwner, limits: Limits, origin: Origin) -> None:
+        self.origin = origin
+        self.label = origin.address
+        self.established = False
+        self._owner = owner
+        self._limits = limits
+        self._decoder = Decoder(limits.max_message_bytes)
+        self._peer_max_bytes = limits.max_message_bytes
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._urgent: deque[bytes] = deque()
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._silent_beats = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._reason: str | None = None
+        self._ids = itertools.count(1)
+        self._pending: dict[str, _Pending] = {}
+        self._serving: dict[str, asyncio.Task[None]] = {}
+
+    # Life
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self.closing:
+            transport.abort()
+            return
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._timer = self._loop.call_later(self._limits.handshake_timeout, self.close, "the handshake took too long")
+        self._owner.session_opened(self)
+
+    def establish(self, heartbeat: float, peer_max_bytes: int | None = None) -> None:
+        """The handshake is over: begin heartbeats every ``heartbeat`` seconds."""
+        self.established = True
+        if peer_max_bytes is not None:
+            self._peer_max_bytes = min(peer_max_bytes, self._limits.max_message_bytes)
+        self._beat(heartbeat, 0)
+
+    def close(self, reason: str) -> None:
+        """Send what is queued (for a short time), then end the connection.  May be called twice."""
+        if self._reason is None:
+            self._reason = reason
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._transport is not None:
+                self._flush(force=True)
+                self._transport.close()
+                self._timer = self._loop.call_later(_CLOSE_SECONDS, self._transport.abort)
+
+    def refuse(self, code: str, text: str) -> None:
+        """Tell the peer why, then close."""
+        if not self.closing:
+            self._write_urgent(Error(code, text))
+            self.close(f"{code}: {text}")
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection has ended or is about to."""
+        return self._reason is not None
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait to be sent."""
+        return len(self._queue)
+
+    def info(self, name: str) -> Any:
+        """Return the transport's extra information, such as ``ssl_object``."""
+        return None if self._transport is None else self._transport.get_extra_info(name)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        reason = self._reason = self._reason or (f"connection lost: {exc}" if exc else "closed by the peer")
+        self._writable.set()
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.set_exception(PeerAbsent("peer_absent", f"{self.label}: {reason}"))
+        self._pending.clear()
+        for task in self._serving.values():
+            task.cancel()
+        self._owner.session_closed(self, reason)
+
+    def _beat(self, heartbeat: float, number: int) -> None:
+        if self._silent_beats >= self._limits.heartbeat_misses:
+            self.close(f"no sign of life for {heartbeat * self._silent_beats:g} s")
+            return
+        # Beats are counted, not seconds: a pause of this process is one beat, not a lost peer.
+        self._silent_beats += 1
+        self._write_urgent(Ping(number))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(heartbeat, self._beat, heartbeat, number + 1)
+
+    # Receiving
+
+    def data_received(self, data: bytes) -> None:
+        self._silent_beats = 0
+        try:
+            for value in self._decoder.feed(data):
+                if self.closing:
+                    return
+                self._receive(value)
+        except FrameError as error:
+            self.refuse(error.code, str(error))
+
+    def _receive(self, value: dict[str, Any]) -> None:
+        try:
+            message = parse(value)
+        except MessageError as error:
+            self._bad_message(value, error)
+            return
+        match message:
+            case Ping(n):
+                self._write_urgent(Pong(n))
+            case Pong():
+                pass
+            case Reply() | Progress() if message.id in self._pending:
+                self._answered(message)
+            case Call() if self.established:
+                self._begin_call(message)
+            case Cancel() if message.id in self._serving:
+                self._serving[message.id].cancel()
+            case Cancel():
+                pass  # the reply and the cancel crossed
+            case _:
+                self._owner.session_message(self, message)
+
+    def _bad_message(self, value: dict[str, Any], error: MessageError) -> None:
+        ref = next((value[key] for key in ("tx", "id", "sub") if isinstance(value.get(key), str)), None)
+        path = error.faults[0].path if error.faults else None
+        if value.get("type") == "call" and ref:
+            self.send(Reply(ref[:64], error=RpcError("bad_message", str(error), error.faults).to_json()))
+        elif self.established:
+            self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))
+        else:
+            self.refuse("bad_message", str(error)[:4096])
+
+    # Sending
+
+    def send(self, message: Message) -> None:
+        """Queue a message.  Raises FrameError if it is too large; a full queue ends the connection."""
+        data = encode(message.to_json(), self._peer_max_bytes)
+        if self.closing or self._transport is None:
+            return
+        if self._writable.is_set():
+            self._transport.write(data)
+            return
+        if (
+            len(self._queue) >= self._limits.send_queue_messages
+            or self._queued_bytes + len(data) > self._limits.send_queue_bytes
+        ):
+            text = f"the peer reads too slowly: {len(self._queue)} messages, {self._queued_bytes} bytes wait for it"
+            self._queue.clear()
+            self._queued_bytes = 0
+            self.refuse("overloaded", text)
+            return
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+
+    async def drain(self) -> None:
+        """Wait until the peer has taken what is queued, or is gone."""
+        await self._writable.wait()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        self._flush()
+
+    def _write_urgent(self, message: Message) -> None:
+        self._urgent.append(encode(message.to_json(), self._peer_max_bytes))
+        if self._writable.is_set():
+            self._flush()
+
+    def _flush(self, force: bool = False) -> None:
+        if self._transport is None:
+            return
+        while self._urgent and (force or self._writable.is_set()):
+            self._transport.write(self._urgent.popleft())
+        while self._queue and (force or self._writable.is_set()):
+            data = self._queue.popleft()
+            self._queued_bytes -= len(data)
+            self._transport.write(data)
+
+    # Calls
+
+    async def call(
+        self,
+        method: str,
+        params: Json,
+        timeout: float,
+        on_progress: Callable[[Json], None] | None = None,
+    ) -> Json:
+        """Call the peer and return its result.  ``timeout`` is in seconds.
+
+        Raises RpcError (as the peer answered), RpcTimeout or PeerAbsent.  A call that is given up is cancelled there.
+        """
+        call = Call(str(next(self._ids)), method, params, timeout)
+        future: asyncio.Future[Json] = self._loop.create_future()
+        return await self._ask(call.id, call, future, timeout, on_progress)
+
+    async def request(self, make: Callable[[str], Message], timeout: float) -> Json:
+        """Send the message that ``make`` builds from a new id and return the result of its reply, as ``call`` does."""
+        number = str(next(self._ids))
+        return await self._ask(number, make(number), self._loop.create_future(), timeout, None)
+
+    async def _ask(
+        self,
+        number: str,
+        message: Message,
+        future: asyncio.Future[Json],
+        timeout: float,
+        on_progress: Callable[[Json], None] | None,
+    ) -> Json:
+        if self.closing:
+            raise PeerAbsent("peer_absent", f"{self.label}: {self._reason}")
+        self._pending[number] = _Pending(future, on_progress)
+        try:
+            self.send(message)
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise RpcTimeout("timeout", f"{self.label} did not answer within {timeout:g} s") from None
+        except FrameError as error:
+            raise RpcError(error.code, str(error)) from error
+        finally:
+            self._pending.pop(number, None)
+            if not future.done() or future.cancelled():
+                self.send(Cancel(number))
+
+    def _answered(self, message: Reply | Progress) -> None:
+        pending = self._pending[message.id]
+        if isinstance(message, Progress):
+            if pending.on_progress is not None:
+                pending.on_progress(message.data)
+        elif not pending.future.done():
+            if message.error is not None:
+                pending.future.set_exception(RpcError.from_json(message.error))
+            else:
+                pending.future.set_result(message.result or {})
+
+    def _begin_call(self, call: Call) -> None:
+        if call.id in self._serving:
+            self._reply(Reply(call.id, error={"code": "duplicate_id", "message": f"call {call.id} is still running"}))
+        elif len(self._serving) >= self._limits.calls_per_peer:
+            text = f"{self._limits.calls_per_peer} calls of this connection are running ([rdmp] calls_per_peer)"
+            self._reply(Reply(call.id, error={"code": "too_many_calls", "message": text}))
+        else:
+            task = self._serving[call.id] = self._loop.create_task(self._serve(call), name=f"rdmp call {call.method}")
+            task.add_done_callback(lambda _: self._serving.pop(call.id, None))
+
+    async def _serve(self, call: Call) -> None:
+        async def progress(data: Json) -> None:
+            self.send(Progress(call.id, data))
+            await self.drain()
+
+        seconds = min(call.deadline or self._limits.call_timeout, self._limits.call_timeout_max)
+        try:
+            async with asyncio.timeout(seconds):
+                result = await self._owner.session_call(self, call.method, call.params, progress)
+            reply = Reply(call.id, result=result)
+        except RpcError as error:
+            reply = Reply(call.id, error=error.to_json())
+        except TimeoutError:
+            reply = Reply(
+                call.id, error={"code": "timeout", "message": f"{call.method} took longer than {seconds:g} s"}
+            )
+        except asyncio.CancelledError:
+            self._reply(Reply(call.id, error={"code": "cancelled", "message": f"{call.method} was cancelled"}))
+            raise
+        except Exception as error:
+            _log.exception("%s: call %s failed", self.label, call.method)
+            text = f"{call.method} failed inside: {type(error).__name__}: {error} (see the log of the callee)"
+            reply = Reply(call.id, error={"code": "internal", "message": text})
+        self._reply(reply)
+
+    def _reply(self, reply: Reply) -> None:
+        try:
+            self.send(reply)
+        except FrameError as error:
+            self.send(Reply(reply.id, error={"code": error.code, "message": f"the result cannot be sent: {error}"}))
