@@ -13,7 +13,7 @@ from odyssey.lab import netns, processes
 from odyssey.lab.engineapi import EngineApi
 from odyssey.lab.processes import Process
 from odyssey.lab.settings import Settings
-from odyssey.lab.shell import LabError, wait_until
+from odyssey.lab.shell import LabError, tail, wait_until
 
 START_TIMEOUT = 60.0
 """Seconds until an engine answers: 0.5 on an idle machine."""
@@ -58,7 +58,7 @@ class Engine:
 
         def ready() -> bool:
             if self._starting is not None and not processes.alive(self._starting):
-                raise LabError(f"{self.host}: dockerd ended at once; its log is {self._log}")
+                raise LabError(f"{self.host}: dockerd ended at once{tail(self._log)}")
             return self.api.ping()
 
         wait_until(ready, START_TIMEOUT, f"{self.host}: Docker engine answers", self._log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 MARKER = ".odyssey-lab"
 """A file that tells a lab's directory from any other; `down --wipe` removes nothing without it."""
+
+CLAIMS = Path("/run")
+"""Here a file says which lab has a prefix."""
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another lab command that is at work on the same directory."""
@@ -65,10 +69,16 @@ class Lab:
     def up(self, progress: Progress = silent) -> None:
         """Bring up hosts, switches and wires; what runs already stays as it is."""
         with self._locked():
-            self.infrastructure(progress)
+            self._infrastructure(progress)
 
-    def infrastructure(self, progress: Progress) -> None:
-        """Namespaces, cables, engines and switches."""
+    def infrastructure_up(self, progress: Progress = silent) -> None:
+        """Bring up hosts, switches and wires, but no daemon."""
+        with self._locked():
+            self._infrastructure(progress)
+
+    def _infrastructure(self, progress: Progress) -> None:
+        self._check_prefix()
+        self._claim.write_text(str(self.settings.directory), encoding="utf-8")
         started = time.monotonic()
         self._namespaces()
         for engine in self.engines.values():
@@ -81,6 +91,7 @@ class Lab:
 
     def down(self, *, wipe: bool = False, progress: Progress = silent) -> None:
         """Stop everything, remove all containers and namespaces; with `wipe` the lab's directory too."""
+        self._check_prefix()
         if not self.settings.directory.exists():
             self._remove_namespaces()
             return
@@ -116,6 +127,14 @@ class Lab:
         """Plug a host's card in again."""
         netns.set_link(topology.attachment(self.settings, host, number).b, up=True)
 
+    def poweroff(self, host: str) -> None:
+        """Take a host's power away: everything on it dies at once, its cables go dark; `up` brings it back."""
+        namespace = self.settings.netns(host)
+        for pid in netns.processes(namespace):
+            processes.send(pid, signal.SIGKILL)
+        self.engines[host].kill()
+        netns.delete(namespace)
+
     def _namespaces(self) -> None:
         for name in (*self.settings.hosts, *self.settings.switches, "mgmt", "edge"):
             netns.create(self.settings.netns(name))
@@ -146,6 +165,7 @@ class Lab:
             left = [(f"pid {pid} in {namespace}", pid) for pid in netns.processes(namespace)]
             processes.stop(left)
             netns.delete(namespace)
+        self._claim.unlink(missing_ok=True)
 
     def _engine_status(self, engine: Engine) -> Part:
         pid = engine.pid
@@ -185,6 +205,24 @@ class Lab:
                         raise LabError(f"{directory}: another lab command is at work on it") from error
                     time.sleep(0.2)
             yield
+
+    @property
+    def _claim(self) -> Path:
+        return CLAIMS / f"odyssey-lab-{self.settings.prefix}"
+
+    def _check_prefix(self) -> None:
+        """Raise LabError if another lab has this prefix; end what a lab left whose directory is gone."""
+        mine = str(self.settings.directory)
+        holder = self._claim.read_text(encoding="utf-8") if self._claim.exists() else mine
+        if holder != mine and Path(holder).exists():
+            raise LabError(
+                f"the prefix {self.settings.prefix} is used by the lab in {holder}: take that down "
+                f"(ODYSSEY_LAB={holder}), or choose another by ODYSSEY_LAB_PREFIX"
+            )
+        if holder != mine:
+            self._remove_namespaces()
+            for engine in self.engines.values():
+                engine.kill_rest()
 
     def _wipe(self) -> None:
         directory = self.settings.directory

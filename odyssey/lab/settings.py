@@ -22,6 +22,9 @@ RDMP_PORT = 7420
 ENROL_PORT = 7421
 OPENFLOW_PORT = 6653
 
+DIRECTORY_LENGTH = 60
+"""Characters: a socket's path may have 107 (unix(7)), and containerd's lies 42 below the lab's directory."""
+
 _PREFIX = re.compile(r"[a-z][a-z0-9]{0,7}")
 
 
@@ -44,6 +47,11 @@ class Settings:
             raise LabError(f"lab prefix {self.prefix!r} is not allowed: it must match {_PREFIX.pattern}")
         if not self.directory.is_absolute():
             raise LabError(f"lab directory {self.directory} must be an absolute path")
+        if len(str(self.directory)) > DIRECTORY_LENGTH:
+            raise LabError(
+                f"lab directory {self.directory} is longer than {DIRECTORY_LENGTH} characters: "
+                "the paths of the engines' sockets below it would be longer than the kernel allows"
+            )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -45,11 +45,12 @@ def wait_until(condition: Callable[[], bool], timeout: float, what: str, log: Pa
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:
-            raise LabError(f"{what}: not within {timeout:g} s{_tail(log)}")
+            raise LabError(f"{what}: not within {timeout:g} s{tail(log)}")
         time.sleep(POLL_INTERVAL)
 
 
-def _tail(log: Path | None, lines: int = 5) -> str:
+def tail(log: Path | None, lines: int = 5) -> str:
+    """The last lines of a log, as the end of an error message; empty without a log."""
     if log is None:
         return ""
     try:

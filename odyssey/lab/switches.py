@@ -8,7 +8,7 @@ from pathlib import Path
 from odyssey.lab import netns, processes, topology
 from odyssey.lab.processes import Process
 from odyssey.lab.settings import MANAGEMENT_ADDRESS, OPENFLOW_PORT, Settings
-from odyssey.lab.shell import LabError, run, wait_until
+from odyssey.lab.shell import LabError, run, tail, wait_until
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 START_TIMEOUT = 20.0
@@ -131,7 +131,7 @@ class Switch:
 
         def ready() -> bool:
             if not processes.alive(pid):
-                raise LabError(f"{process.name} ended at once; see {process.log} and {self.directory}/*.log")
+                raise LabError(f"{process.name} ended at once{tail(process.log)}")
             return (self.directory / socket).exists()
 
         wait_until(ready, START_TIMEOUT, f"{process.name}: start", process.log)
