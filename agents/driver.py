@@ -94,8 +94,11 @@ class HostDriver(ABC):
         """Make one health check; a node without one is healthy while its process runs."""
 
     @abstractmethod
-    async def discard(self, node: str, tx: str) -> None:
-        """Remove every trace that the aborted transaction left of the node, and nothing of any other transaction."""
+    async def discard(self, spec: NodeSpec, tx: str) -> None:
+        """Remove every trace that the aborted transaction left of the node, and nothing of any other transaction.
+
+        A volume goes only if the transaction made it.
+        """
 
     @abstractmethod
     async def stop(self, node: str, grace: float) -> None:

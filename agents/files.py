@@ -29,10 +29,11 @@ _RESOLV_CONF = "# Nothing is resolved here: the nodes this one may use stand in 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The transaction that a node's name on this host belongs to."""
+    """The transaction that a node's name on this host belongs to, and the sandbox that it took from the pool."""
 
     node: str
     tx: str
+    sandbox: str | None = None
 
 
 class NodeFiles:
@@ -54,11 +55,12 @@ class NodeFiles:
         """The container's /etc/resolv.conf."""
         return self._root / node / "resolv.conf"
 
-    def claim(self, node: str, tx: str) -> None:
-        """Note durably that `node` belongs to `tx`."""
-        folder = self._root / node
+    def claim(self, claim: Claim) -> None:
+        """Note a claim durably."""
+        folder = self._root / claim.node
         folder.mkdir(mode=0o700, exist_ok=True)
-        _replace(folder / _CLAIM, json.dumps({"node": node, "tx": tx}), 0o600, durable=True)
+        document = {"node": claim.node, "tx": claim.tx, "sandbox": claim.sandbox}
+        _replace(folder / _CLAIM, json.dumps(document), 0o600, durable=True)
         _sync_folder(self._root)
 
     def claimed(self, node: str) -> Claim | None:
@@ -67,12 +69,7 @@ class NodeFiles:
             document = json.loads((self._root / node / _CLAIM).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return Claim(document["node"], document["tx"])
-
-    def claims(self) -> dict[str, Claim]:
-        """Return all claims by node."""
-        found = (self.claimed(folder.name) for folder in self._root.iterdir() if folder.is_dir())
-        return {claim.node: claim for claim in found if claim is not None}
+        return Claim(document["node"], document["tx"], document["sandbox"])
 
     def write(self, spec: NodeSpec) -> None:
         """Write what the container of `spec` sees; a newer neighbours document that stands already is kept."""

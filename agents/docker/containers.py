@@ -19,7 +19,7 @@ from agents.spec import NodeSpec
 
 CLUSTER, HOST, NODE, TX, ROLE = ("odyssey.cluster", "odyssey.host", "odyssey.node", "odyssey.tx", "odyssey.role")
 IMAGE = "odyssey.image"
-POOL, SANDBOX, WORKLOAD = "pool", "sandbox", "workload"
+POOL, SANDBOX, WORKLOAD, VOLUME = "pool", "sandbox", "workload", "volume"
 RESTART_COMMITTED = "unless-stopped"
 POOL_PREFIX = "odyssey-pool-"
 
@@ -243,7 +243,7 @@ def _mounts(spec: NodeSpec, paths: Paths, labels: Mapping[str, str]) -> list[dic
                 "Type": "volume",
                 "Source": spec.volume.name,
                 "Target": spec.volume.path,
-                "VolumeOptions": {"Labels": dict(labels)},
+                "VolumeOptions": {"Labels": {**labels, ROLE: VOLUME}},
             }
         )
     return mounts

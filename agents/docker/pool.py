@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Sandboxes made ahead, so that starting a node does not wait for its sandbox.
 
-A sandbox in the pool has no node and no NIC. Taking one renames it to `<node>.sandbox`, which can succeed only once, so
-no two nodes get the same one. The pool fills up again in the background while no node is being started.
+A sandbox in the pool has no node and no NIC. A node reserves one, notes that in its claim, and then the sandbox is
+renamed to `<node>.sandbox`. The pool fills up again in the background while no node is being started.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Pool:
         self._users -= 1
         self._wanted.set()
 
-    async def adopt(self) -> None:
+    async def _adopt_all(self) -> None:
         """Take over what an earlier run of the agent left; those that do not run are started again."""
         listed = [Listed.parse(item) for item in await self._engine.containers(self._owner.filters())]
         known = {sandbox.id for sandbox in self._ready}
@@ -85,20 +85,30 @@ class Pool:
         if found is not None and found.running:
             self._ready.append(Sandbox(found.id, found.pid))
 
-    async def take(self, node: str, tx: str) -> Sandbox:
-        """Return a running sandbox that carries the node's name. Raises EngineError (`conflict`: name in use)."""
-        name = sandbox_name(node)
-        while self._ready:
-            sandbox = self._ready.popleft()
-            try:
-                await self._engine.rename(sandbox.id, name)
-            except EngineError as error:
-                if error.missing:
-                    continue  # somebody removed it
-                self._ready.append(sandbox)
-                raise
-            return await self._revive(sandbox)
-        return await self._make(name, self._owner.labels(SANDBOX, node, tx))
+    def reserve(self) -> Sandbox | None:
+        """Take a sandbox out of the pool, None if it is empty; `name` gives it to its node."""
+        return self._ready.popleft() if self._ready else None
+
+    def give_back(self, sandbox: Sandbox) -> None:
+        """Return a reserved sandbox that was not named."""
+        self._ready.append(sandbox)
+
+    async def name(self, sandbox: Sandbox, node: str) -> Sandbox:
+        """Give a reserved sandbox its node's name; returns it, started again if it has ended in the pool.
+
+        Raises EngineError: `conflict` where the name is in use (the sandbox goes back), `missing` where it has gone.
+        """
+        try:
+            await self._engine.rename(sandbox.id, sandbox_name(node))
+        except EngineError as error:
+            if not error.missing:
+                self.give_back(sandbox)
+            raise
+        return await self._revive(sandbox)
+
+    async def make(self, node: str, tx: str) -> Sandbox:
+        """Make a sandbox for a node, without the pool. Raises EngineError (`conflict`: the name is in use)."""
+        return await self._make(sandbox_name(node), self._owner.labels(SANDBOX, node, tx))
 
     async def _revive(self, sandbox: Sandbox) -> Sandbox:
         """Return the sandbox as it is, or started again if it has ended in the pool."""
@@ -107,11 +117,15 @@ class Pool:
         await self._engine.start(sandbox.id)
         return await self._running(sandbox.id)
 
-    async def fill(self) -> None:
-        """Keep the pool full, for ever; run it as a task."""
+    async def run(self) -> None:
+        """Take over the pool that stands, then keep it full, for ever; run it as a task."""
+        adopted = False
         while True:
             self._wanted.clear()
             try:
+                if not adopted:
+                    await self._adopt_all()
+                    adopted = True
                 await self._fill()
             except EngineError as error:
                 _log.warning("the pool of sandboxes cannot be filled: %s; next try in %g s", error, RETRY_SECONDS)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The two containers of one node: made, found, mended and removed.
+
+Nothing is removed that does not carry this cluster and this host, and that the caller does not name. What carries a
+name of ours without being ours is told to people and left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from agents.docker.containers import (
+    RESTART_COMMITTED,
+    SANDBOX,
+    TX,
+    WORKLOAD,
+    Container,
+    Owner,
+    Paths,
+    Policy,
+    sandbox_name,
+    workload_config,
+)
+from agents.docker.engine import Engine, EngineError
+from agents.docker.pool import Pool, Sandbox
+from agents.driver import NodeError
+from agents.files import Claim, NodeFiles
+from agents.namespace import Namespace, NamespaceGone
+from agents.network import Network
+from agents.secrets import Secrets
+from agents.spec import NodeSpec
+
+MOVE_GRACE = 10.0  # seconds that a workload gets to end when it must move to another network namespace
+_ALIVE = ("running", "paused", "restarting")
+
+
+class NodeContainers:
+    """Works on the containers and files of nodes. Raises NodeError, EngineError, NetworkError, SecretError, OSError."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        owner: Owner,
+        pool: Pool,
+        files: NodeFiles,
+        secrets: Secrets,
+        network: Network,
+        policy: Policy,
+    ) -> None:
+        self._engine = engine
+        self._owner = owner
+        self._pool = pool
+        self._files = files
+        self._secrets = secrets
+        self._network = network
+        self._policy = policy
+
+    async def find(self, name: str) -> Container | None:
+        """Return a container of ours by name. Raises NodeError if it is somebody else's."""
+        document = await self._engine.inspect(name)
+        if document is None:
+            return None
+        found = Container.parse(document)
+        if not self._owner.owns(found.labels):
+            raise NodeError(_foreign(name, found))
+        return found
+
+    def open_namespace(self, container: Container | Sandbox) -> Namespace:
+        """Open the network namespace of a running container. Raises NodeError."""
+        try:
+            return Namespace.of_container(container.pid, container.id)
+        except NamespaceGone as error:
+            raise NodeError(str(error)) from error
+
+    async def create(self, spec: NodeSpec, tx: str) -> tuple[str, str]:
+        """Make a new node; returns the ids of workload and sandbox. Raises NodeError if its name is in use."""
+        self._pool.hold()
+        try:
+            reserved = self._pool.reserve()
+            claim = Claim(spec.node, tx, reserved.id if reserved else None)
+            try:
+                paths, nics = await together(self._place(spec, claim), self._network.host_nics())
+            except BaseException:
+                if reserved is not None:
+                    self._pool.give_back(reserved)
+                raise
+            sandbox = await self._get_sandbox(spec.node, tx, reserved)
+            with self.open_namespace(sandbox) as namespace:
+                workload, _ = await together(
+                    self._create_workload(spec, tx, sandbox.id, paths),
+                    self._network.attach(spec.attachment, namespace, nics),
+                )
+            await self._engine.start(workload)
+            return workload, sandbox.id
+        finally:
+            self._pool.release()
+
+    async def mend(self, spec: NodeSpec, tx: str) -> list[str]:
+        """Bring a node into order, touching only what is wrong; returns what was done, for people."""
+        actions: list[str] = []
+        paths = await self._place(spec, Claim(spec.node, tx))
+        sandbox = await self._mend_sandbox(spec.node, tx, actions)
+        workload = await self.find(spec.node)
+        with self.open_namespace(sandbox) as namespace:
+            if workload is not None:
+                workload = await self._leave_other_network(workload, sandbox, namespace, actions)
+            nics = await self._network.host_nics()
+            actions += await self._network.mend(spec.attachment, namespace, nics)
+            if workload is None:
+                await self._create_workload(spec, tx, sandbox.id, paths)
+                await self._engine.start(spec.node)
+                actions.append("made the workload")
+            elif workload.status not in _ALIVE:
+                await self._engine.start(workload.id)
+                actions.append(f"started the workload, which was {workload.status} ({workload.exit_code})")
+        return actions
+
+    async def come_back(self, node: str) -> None:
+        """Have the engine restart both containers by itself from now on."""
+        names = (node, sandbox_name(node))
+        found = await together(*(self.find(name) for name in names))
+        changed = [one.id for one in found if one is not None and one.restart_policy != RESTART_COMMITTED]
+        await together(*(self._engine.set_restart(identity, RESTART_COMMITTED) for identity in changed))
+
+    async def discard(self, spec: NodeSpec, tx: str) -> None:
+        """Remove what an aborted transaction made of a node; what another transaction made stays."""
+        node = spec.node
+        claim = await asyncio.to_thread(self._files.claimed, node)
+        workload = await self._ours(node)
+        if workload is not None and workload.tx != tx:
+            return
+        sandbox = await self._ours(sandbox_name(node))
+        taken = claim.sandbox if claim is not None and claim.tx == tx else None
+        if sandbox is not None and sandbox.tx != tx and sandbox.id != taken:
+            sandbox = None
+        await together(*(self._engine.remove(one.id) for one in (workload, sandbox) if one is not None))
+        if spec.volume is not None:
+            await self._remove_volume(spec.volume.name, tx)
+        if claim is not None and claim.tx == tx:
+            await self._forget(node)
+
+    async def remove(self, node: str, grace: float) -> None:
+        """Stop and remove a node whose removal is decided. Raises NodeError if its name is somebody else's."""
+        workload = await self.find(node)
+        if workload is not None:
+            if workload.status in _ALIVE:
+                await self._engine.stop(workload.id, grace)
+            await self._engine.remove(workload.id)
+        sandbox = await self.find(sandbox_name(node))
+        if sandbox is not None:
+            await self._engine.remove(sandbox.id)
+        await self._forget(node)
+
+    async def _remove_volume(self, name: str, tx: str) -> None:
+        volume = await self._engine.volume(name)
+        labels = (volume or {}).get("Labels") or {}
+        if self._owner.owns(labels) and labels.get(TX) == tx:
+            await self._engine.remove_volume(name)
+
+    async def _ours(self, name: str) -> Container | None:
+        document = await self._engine.inspect(name)
+        found = None if document is None else Container.parse(document)
+        return found if found is not None and self._owner.owns(found.labels) else None
+
+    async def _place(self, spec: NodeSpec, claim: Claim) -> Paths:
+        """Write the node's files; the claim comes first, so that whatever follows can be traced to its transaction."""
+
+        def place() -> Paths:
+            standing = self._files.claimed(spec.node)
+            if standing is None or standing.tx != claim.tx:
+                self._files.claim(claim)
+            self._files.write(spec)
+            return Paths(
+                run=self._files.run_folder(spec.node),
+                hosts=self._files.hosts_file(spec.node),
+                resolv=self._files.resolv_file(spec.node),
+                secrets=self._secrets.place(spec.node, spec.secrets) if spec.secrets else {},
+            )
+
+        return await asyncio.to_thread(place)
+
+    async def _forget(self, node: str) -> None:
+        def forget() -> None:
+            self._secrets.remove(node)
+            self._files.remove(node)
+
+        await asyncio.to_thread(forget)
+
+    async def _get_sandbox(self, node: str, tx: str, reserved: Sandbox | None) -> Sandbox:
+        try:
+            if reserved is not None:
+                try:
+                    return await self._pool.name(reserved, node)
+                except EngineError as error:
+                    if not error.missing:
+                        raise
+            return await self._pool.make(node, tx)
+        except EngineError as error:
+            if error.conflict:
+                raise await self._in_use(sandbox_name(node)) from error
+            raise
+
+    async def _create_workload(self, spec: NodeSpec, tx: str, sandbox: str, paths: Paths) -> str:
+        labels = self._owner.labels(WORKLOAD, spec.node, tx)
+        config = workload_config(spec, spec.image_id or spec.image, sandbox, labels, paths, self._policy)
+        try:
+            return await self._engine.create(spec.node, config)
+        except EngineError as error:
+            if error.conflict:
+                raise await self._in_use(spec.node) from error
+            raise
+
+    async def _in_use(self, name: str) -> NodeError:
+        """Explain who has a container name that a new node needs."""
+        found = await self._ours(name)
+        if found is None:
+            return NodeError(f"the container name {name} is in use by a container that is not of Odyssey; remove it")
+        return NodeError(
+            f"container {name} ({found.id[:12]}) of transaction {found.tx or 'unknown'} stands already and nothing that"
+            f" this agent knows explains it; look at it and remove it with: docker rm -f {name}"
+        )
+
+    async def _mend_sandbox(self, node: str, tx: str, actions: list[str]) -> Sandbox:
+        found = await self.find(sandbox_name(node))
+        if found is None:
+            actions.append(f"made the {SANDBOX}")
+            return await self._get_sandbox(node, tx, None)
+        if not found.running:
+            await self._engine.start(found.id)
+            actions.append(f"started the {SANDBOX}, which was {found.status}")
+            found = await self.find(sandbox_name(node))
+        if found is None or not found.running:
+            why = "it has gone" if found is None else found.error or f"it is {found.status}"
+            raise NodeError(f"{sandbox_name(node)} does not run: {why}")
+        return Sandbox(found.id, found.pid)
+
+    async def _leave_other_network(
+        self, workload: Container, sandbox: Sandbox, namespace: Namespace, actions: list[str]
+    ) -> Container | None:
+        """Stop or remove a workload that lives in another network namespace than its sandbox.
+
+        Its old NICs hold the node's MAC address, so it must go before the new ones come.
+        """
+        if workload.network_mode != f"container:{sandbox.id}":
+            await self._engine.stop(workload.id, MOVE_GRACE)
+            await self._engine.remove(workload.id)
+            actions.append("removed the workload, which belonged to another sandbox")
+            return None
+        if not workload.running:
+            return workload
+        with self.open_namespace(workload) as its:
+            if its.inode == namespace.inode:
+                return workload
+        await self._engine.stop(workload.id, MOVE_GRACE)
+        actions.append("stopped the workload, which was in another network namespace")
+        return await self.find(workload.name)
+
+
+async def together(*work: Awaitable[Any]) -> tuple[Any, ...]:
+    """Run all at once, wait until every one has ended, and raise the first error or return all results."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return tuple(results)
+
+
+def _foreign(name: str, found: Container) -> str:
+    return (
+        f"the container name {name} is in use by container {found.id[:12]}, which is not of this cluster and host;"
+        f" remove or rename it"
+    )

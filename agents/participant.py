@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The agent as a participant: nodes are started in the dark, kept after the decision, and removed without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agents.driver import HostDriver, NodeError, NodeFacts
+from agents.health import Unhealthy, until_healthy
+from agents.restore import Publish, Restorer
+from agents.spec import Committed, NodeSpec, Operation
+from agents.table import NODE_PREFIX, REVISION_KEY, NodeTable
+from rdmp.participant import Effect, Participant, Refused, Transaction
+from rdmp.rpc import RpcError
+from schemas import Fault, SchemaError
+
+Json = Mapping[str, Any]
+LOG_LINES = 20  # of a node that did not start, shown with the reason
+METHODS = ("connections", "images", "logs", "observe", "status")
+TAIL_LIMIT = 1000  # lines of log that one call may ask for
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """Bounds of the agent's work; times are in seconds."""
+
+    parallel_starts: int = 4
+    parallel_restores: int = 4
+    parallel_commands: int = 8
+    restore_interval: float = 5.0
+    stop_grace: float = 10.0
+
+
+class AgentParticipant(Participant):
+    """The participant of one host."""
+
+    def __init__(
+        self, driver: HostDriver, cluster: str, host: str, publish: Publish, limits: AgentLimits | None = None
+    ) -> None:
+        self._driver = driver
+        self._cluster = cluster
+        self._host = host
+        self._limits = limits or AgentLimits()
+        self._table = NodeTable()
+        self._starts = asyncio.Semaphore(self._limits.parallel_starts)
+        self._commands = asyncio.Semaphore(self._limits.parallel_commands)
+        self.restorer = Restorer(
+            driver,
+            self._table,
+            host,
+            publish,
+            interval=self._limits.restore_interval,
+            parallel=self._limits.parallel_restores,
+        )
+
+    async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
+        self._table.load(state)
+        _log.info("%d committed nodes, %d transactions in doubt", len(self._table.names()), len(in_doubt))
+
+    # Transactions
+
+    async def prepare(self, tx: Transaction) -> Effect:
+        try:
+            operation = Operation.parse(tx.operation)
+        except SchemaError as error:
+            faults = [fault.to_json() for fault in error.faults]
+            raise Refused(f"host {self._host}: {error}", {"faults": faults}) from error
+        if reasons := self._conflicts(tx.id, operation):
+            raise Refused("; ".join(reasons))
+        if not operation.start:
+            return Effect()
+        try:
+            unfit = await self._driver.check(operation.start)
+        except NodeError as error:
+            raise Refused(f"host {self._host}: {error.reason}", error.detail) from error
+        if unfit:
+            raise Refused(f"host {self._host}: " + "; ".join(unfit))
+        return Effect(detail={"nodes": await self._start_all(operation, tx.id)})
+
+    def _conflicts(self, tx: str, operation: Operation) -> list[str]:
+        """Tell which nodes another transaction holds."""
+        reasons = []
+        for name in sorted(operation.started):
+            if (node := self._table.committed(name)) is not None and node.tx != tx:
+                reasons.append(f"node {name} runs on host {self._host} already, from transaction {node.tx}")
+        return reasons
+
+    async def _start_all(self, operation: Operation, tx: str) -> dict[str, Any]:
+        """Start all nodes in parallel; the first that fails ends the others, because the vote is no anyhow."""
+        tasks = {spec.node: asyncio.create_task(self._start(spec, tx)) for spec in operation.start}
+        try:
+            await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        failed = {name: task.exception() for name, task in tasks.items() if not task.cancelled() and task.exception()}
+        if failed:
+            raise self._refusal(failed)
+        return {name: task.result() for name, task in tasks.items()}
+
+    def _refusal(self, failed: Mapping[str, BaseException | None]) -> BaseException:
+        unexpected = [error for error in failed.values() if not isinstance(error, NodeError)]
+        if unexpected and unexpected[0] is not None:
+            return unexpected[0]
+        reasons = [f"node {name} on host {self._host}: {error}" for name, error in failed.items()]
+        detail = {name: error.detail for name, error in failed.items() if isinstance(error, NodeError)}
+        return Refused("; ".join(reasons), {"nodes": detail})
+
+    async def _start(self, spec: NodeSpec, tx: str) -> Json:
+        loop = asyncio.get_running_loop()
+        async with self._table.locked(spec.node), self._starts:
+            begun = loop.time()
+            facts = await self._driver.start(spec, tx)
+            started = loop.time()
+            answer = await self._healthy(spec)
+            return {
+                "container": facts.container,
+                "sandbox": facts.sandbox,
+                "health": answer,
+                "seconds": {"start": round(started - begun, 4), "health": round(loop.time() - started, 4)},
+            }
+
+    async def _healthy(self, spec: NodeSpec) -> str:
+        """Wait until the node is healthy; returns what the check answered."""
+        if spec.health is None:
+            probe = await self._driver.probe(spec)
+            if probe.ok:
+                return probe.answer
+            why = probe.answer
+        else:
+            try:
+                return (
+                    await until_healthy(
+                        spec.health, lambda: self._driver.probe(spec), lambda: self._driver.ended(spec.node)
+                    )
+                ).answer
+            except Unhealthy as error:
+                why = str(error)
+        log = await self._driver.logs(spec.node, LOG_LINES)
+        shown = f"; its last log lines:\n{log.rstrip()}" if log.strip() else "; it printed nothing"
+        raise NodeError(why + shown, {"reason": why, "log": log.splitlines()})
+
+    async def commit(self, tx: Transaction, stage: str) -> Effect:
+        operation = Operation.parse(tx.operation)
+        match stage:
+            case "admit":
+                effect = await self._admit(operation, tx.id)
+            case "neighbours":
+                effect = await self._neighbours(operation)
+            case "stop":
+                effect = await self._stop(operation)
+            case _:
+                raise ValueError(f"an agent has no stage {stage!r}; it has admit, neighbours and stop")
+        self._table.revision = max(self._table.revision, tx.seq)
+        return replace(effect, state={**effect.state, REVISION_KEY: {"seq": self._table.revision}})
+
+    async def _admit(self, operation: Operation, tx: str) -> Effect:
+        specs = {spec.node: spec for spec in operation.start}
+        done = await asyncio.gather(
+            *(self._admit_node(name, specs.get(name), operation, tx) for name in sorted(operation.admit))
+        )
+        return _effect(done)
+
+    async def _admit_node(self, name: str, spec: NodeSpec | None, operation: Operation, tx: str) -> _Done:
+        async with self._table.locked(name):
+            standing = self._table.committed(name)
+            if standing is not None:
+                # Running already: only its phase changes, and that is the switches' affair.
+                node = replace(standing, phase=operation.admit[name])
+            elif spec is not None:
+                node = Committed(spec, operation.admit[name], tx)
+            else:
+                return _Done(degraded=f"node {name} is not on host {self._host}")
+            degraded = None
+            if standing is None or standing.tx == tx:
+                try:
+                    async with self._starts:
+                        actions = await self._driver.keep(node.spec, node.tx)
+                    if actions:
+                        degraded = f"node {name} did not stand as it was prepared: {'; '.join(actions)}"
+                except NodeError as error:
+                    degraded = f"node {name}: {error.reason}"
+                    self.restorer.wake()
+            self._table.commit(node)
+        return _Done({NODE_PREFIX + name: node.to_document()}, degraded)
+
+    async def _neighbours(self, operation: Operation) -> Effect:
+        files = operation.neighbours
+        return _effect(await asyncio.gather(*(self._tell(name, files[name]) for name in sorted(files))))
+
+    async def _tell(self, name: str, document: Json) -> _Done:
+        async with self._table.locked(name), self._commands:
+            node = self._table.committed(name)
+            if node is None:
+                return _Done(degraded=f"node {name} is not on host {self._host}")
+            if int(document["revision"]) >= int(node.spec.neighbours["revision"]):
+                node = replace(node, spec=node.spec.with_neighbours(document))
+            degraded = None
+            try:
+                await self._driver.neighbours(node.spec)
+            except NodeError as error:
+                degraded = error.reason
+            self._table.commit(node)
+        return _Done({NODE_PREFIX + name: node.to_document()}, degraded)
+
+    async def _stop(self, operation: Operation) -> Effect:
+        self._table.stopping(operation.stop)
+        return _effect(await asyncio.gather(*(self._stop_node(name) for name in operation.stop)))
+
+    async def _stop_node(self, name: str) -> _Done:
+        async with self._table.locked(name), self._commands:
+            await self._driver.stop(name, self._limits.stop_grace)
+            self._table.forget(name)
+        return _Done({NODE_PREFIX + name: None})
+
+    async def abort(self, tx: Transaction) -> Effect:
+        try:
+            operation = Operation.parse(tx.operation)
+        except SchemaError:
+            return Effect()  # it was refused before anything was done
+        await asyncio.gather(*(self._discard(spec, tx.id) for spec in operation.start))
+        return Effect()
+
+    async def _discard(self, spec: NodeSpec, tx: str) -> None:
+        async with self._table.locked(spec.node), self._starts:
+            if self._table.committed(spec.node) is None:
+                await self._driver.discard(spec, tx)
+
+    # Questions
+
+    async def status(self, tx_id: str) -> Json:
+        nodes = await self._driver.nodes()
+        mine = {name: facts.state for name, facts in nodes.items() if facts.tx == tx_id}
+        committed = [name for name in mine if self._table.committed(name) is not None]
+        return {"tx": tx_id, "nodes": mine, "committed": committed}
+
+    async def observe(self) -> Json:
+        facts = await self._driver.nodes()
+        host = await self._driver.describe()
+        return {
+            "host": self._host,
+            "revision": self._table.revision,
+            "nodes": {
+                name: self._observed(name, facts.get(name, NodeFacts()))
+                for name in sorted({*facts, *self._table.names()})
+            },
+            "images": dict(host.images),
+            "pool": host.pool,
+            "docker": dict(host.engine),
+        }
+
+    def _observed(self, name: str, facts: NodeFacts) -> Json:
+        node = self._table.committed(name)
+        seen = self._table.seen(name)
+        return {
+            "state": facts.state,
+            "healthy": seen.healthy,
+            "container": facts.container,
+            "sandbox": facts.sandbox,
+            "imageId": facts.image_id,
+            "tx": facts.tx or (node.tx if node else None),
+            "committed": node is not None,
+            "phase": node.phase if node else None,
+            "address": node.spec.attachment.address if node else None,
+            "faults": list(seen.faults),
+        }
+
+    async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
+        try:
+            match method:
+                case "connections":
+                    return await self._connections(_texts(params, "nodes"))
+                case "logs":
+                    return {"text": await self._driver.logs(_text(params, "node"), _tail(params))}
+                case "images":
+                    return await self._driver.images(_texts(params, "references"))
+                case "observe":
+                    return await self.observe()
+                case "status":
+                    return await self.status(_text(params, "tx"))
+        except NodeError as error:
+            raise RpcError("failed", f"host {self._host}: {error.reason}") from error
+        raise RpcError("unknown_method", f"an agent has no method {method!r}; it has {', '.join(METHODS)}")
+
+    async def _connections(self, names: Sequence[str]) -> Json:
+        async def one(name: str) -> Json:
+            async with self._commands:
+                found = await self._driver.connections(name)
+            return {"inbound": found.inbound, "outbound": found.outbound}
+
+        counted = await asyncio.gather(*(one(name) for name in names))
+        return dict(zip(names, counted, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one node adds to the effect of a stage."""
+
+    state: Mapping[str, Json | None] = field(default_factory=dict)
+    degraded: str | None = None
+
+
+def _effect(done: Sequence[_Done]) -> Effect:
+    degraded = "; ".join(one.degraded for one in done if one.degraded)
+    return Effect(
+        degraded=degraded or None, state={key: document for one in done for key, document in one.state.items()}
+    )
+
+
+def _text(params: Json, name: str) -> str:
+    value = params.get(name)
+    if not isinstance(value, str) or not value:
+        raise _wrong(name, value, "a text")
+    return value
+
+
+def _texts(params: Json, name: str) -> tuple[str, ...]:
+    value = params.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise _wrong(name, value, "a list of texts")
+    return tuple(value)
+
+
+def _tail(params: Json) -> int:
+    value = params.get("tail", LOG_LINES)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= TAIL_LIMIT:
+        raise _wrong("tail", value, f"a whole number from 1 to {TAIL_LIMIT}")
+    return value
+
+
+def _wrong(name: str, found: Any, expected: str) -> RpcError:
+    path = f"$.{name}"
+    fault = Fault(path, found, expected, f"{path}: found {found!r}, expected {expected}")
+    return RpcError("invalid_params", "the parameters are not valid", (fault,))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The restoring loop: keep what is committed true, without any transaction and also without an orchestrator.
+
+It runs at the start, every `interval` seconds, and whenever a committed node's container ended. It looks at committed
+nodes only: those of undecided transactions are left as they are, and nothing is ever removed for being unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from agents.driver import HostDriver, NodeError, NodeEvent
+from agents.table import NodeTable, Seen
+
+SETTLE_SECONDS = 1.0  # after a container ended: the engine's own restart comes first
+
+Publish = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+
+
+class Restorer:
+    """Runs the loop and tells what happens to committed nodes as events."""
+
+    def __init__(
+        self, driver: HostDriver, table: NodeTable, host: str, publish: Publish, *, interval: float, parallel: int
+    ) -> None:
+        self._driver = driver
+        self._table = table
+        self._host = host
+        self._publish = publish
+        self._interval = interval
+        self._parallel = asyncio.Semaphore(parallel)
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Restore for ever; run it as a task."""
+        while True:
+            self._wake.clear()
+            await self.restore()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._interval)
+                await asyncio.sleep(SETTLE_SECONDS)
+
+    def wake(self) -> None:
+        """Make the next round come now."""
+        self._wake.set()
+
+    async def restore(self) -> None:
+        """Bring every committed node into order once."""
+        await asyncio.gather(*(self._node(name) for name in self._table.names()))
+
+    async def _node(self, name: str) -> None:
+        async with self._parallel, self._table.locked(name):
+            node = self._table.wanted(name)
+            if node is None:
+                return
+            before = self._table.seen(name)
+            try:
+                actions = await self._driver.keep(node.spec, node.tx)
+                probe = await self._driver.probe(node.spec)
+            except NodeError as error:
+                self._table.saw(name, Seen(healthy=False, faults=(error.reason,)))
+                if before.faults != (error.reason,):
+                    _log.error("node %s cannot be kept running: %s", name, error.reason)
+                    await self._publish("node.failed", {"node": name, "host": self._host, "reason": error.reason})
+                return
+            self._table.saw(name, Seen(healthy=probe.ok, faults=() if probe.ok else (probe.answer,)))
+        if actions:
+            _log.warning("node %s was brought back: %s", name, "; ".join(actions))
+            await self._publish("node.restored", {"node": name, "host": self._host, "actions": list(actions)})
+
+    async def follow(self) -> None:
+        """Follow the host's events for ever; run it as a task."""
+        died: set[str] = set()
+        async for event in self._driver.events():
+            if event.kind == "lost-sight":
+                self.wake()
+            elif self._table.wanted(event.node) is not None:
+                await self._happened(event, died)
+
+    async def _happened(self, event: NodeEvent, died: set[str]) -> None:
+        data = {"node": event.node, "host": self._host}
+        if event.kind == "died":
+            self.wake()
+            if not event.sandbox:
+                died.add(event.node)
+                _log.warning("node %s ended with exit code %d", event.node, event.exit_code)
+                await self._publish("node.died", {**data, "exitCode": event.exit_code})
+        elif not event.sandbox and event.node in died:
+            died.discard(event.node)
+            await self._publish("node.restarted", data)
