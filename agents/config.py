@@ -17,8 +17,8 @@ from rdmp.limits import Limits
 
 DEFAULT_CONFIG = Path("/etc/odyssey/agent.toml")
 DEFAULT_DOCKER = "unix:///var/run/docker.sock"
-DEFAULT_STATE = Path("/var/lib/odyssey/agent")
-DEFAULT_RUN = Path("/run/odyssey/agent")
+DEFAULT_STATE = Path("/var/lib/odyssey-agent")
+DEFAULT_RUN = Path("/run/odyssey-agent")
 DEFAULT_SECRETS = Path("/etc/odyssey/secrets")
 DEFAULT_PKI = Path("/etc/odyssey/pki")
 DEFAULT_POOL = 2

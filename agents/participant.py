@@ -40,14 +40,12 @@ class AgentLimits:
 class AgentParticipant(Participant):
     """The participant of one host."""
 
-    def __init__(
-        self, driver: HostDriver, cluster: str, host: str, publish: Publish, limits: AgentLimits | None = None
-    ) -> None:
+    def __init__(self, driver: HostDriver, host: str, publish: Publish, limits: AgentLimits | None = None) -> None:
         self._driver = driver
-        self._cluster = cluster
         self._host = host
         self._limits = limits or AgentLimits()
         self._table = NodeTable()
+        self.restored = asyncio.Event()
         self._starts = asyncio.Semaphore(self._limits.parallel_starts)
         self._commands = asyncio.Semaphore(self._limits.parallel_commands)
         self.restorer = Restorer(
@@ -61,7 +59,16 @@ class AgentParticipant(Participant):
 
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         self._table.load(state)
+        self.restored.set()
         _log.info("%d committed nodes, %d transactions in doubt", len(self._table.names()), len(in_doubt))
+
+    async def background(self) -> None:
+        """Keep what is committed, for as long as the agent runs; begins once the journal was read. Run it as a task."""
+        await self.restored.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.restorer.run(), name="restoring loop")
+            group.create_task(self.restorer.follow(), name="host events")
+            group.create_task(self._driver.background(), name="host background")
 
     # Transactions
 

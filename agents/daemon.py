@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""odyssey-agent: `run` keeps the nodes of this host, `join` gets the host its certificate."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.config import DEFAULT_CONFIG, DEFAULT_PKI, Config, ConfigError, load
+from agents.docker.containers import Owner
+from agents.docker.driver import DockerDriver
+from agents.docker.engine import Engine
+from agents.driver import HostDriver, NodeError
+from agents.participant import AgentParticipant
+from agents.secrets import Secrets
+from rdmp.endpoints import Endpoint
+from rdmp.enrolment import EnrolmentError, enrol, pki_files
+from rdmp.journal import JournalError
+from rdmp.runner import ParticipantRunner
+from rdmp.tls import Identity, IdentityError
+
+EXIT_CONFIG = 78
+"""EX_CONFIG of sysexits.h: a restart does not help."""
+EXIT_FAILED = 1
+TOKEN_VARIABLE = "ODYSSEY_TOKEN"
+
+_log = logging.getLogger("odyssey-agent")
+
+
+class AgentError(Exception):
+    """The agent cannot start; the text says why and what to do."""
+
+
+def main() -> None:
+    """Entry point of `odyssey-agent`."""
+    arguments = _parser().parse_args()
+    try:
+        if arguments.command == "join":
+            asyncio.run(_join(arguments))
+            return
+        config = load(arguments.config)
+        logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        asyncio.run(run(config))
+    except (ConfigError, AgentError, IdentityError) as error:
+        print(f"odyssey-agent: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    except (EnrolmentError, NodeError, JournalError, OSError) as error:
+        print(f"odyssey-agent: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="odyssey-agent", description="Odyssey's agent of one Docker host.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("run", help="keep the nodes of this host")
+    start.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)")
+    join = commands.add_parser("join", help="get a certificate with a one-time token of: odysseyctl host join NAME")
+    join.add_argument("--server", required=True, metavar="HOST:PORT", help="odysseyd's enrolment port, 7421 by default")
+    join.add_argument("--name", default=socket.gethostname(), help="this host's name (default: %(default)s)")
+    join.add_argument("--role", default="agent", choices=("agent", "controller", "operator", "publisher"))
+    join.add_argument("--token", help=f"the token; `-` reads it from standard input (default: ${TOKEN_VARIABLE})")
+    join.add_argument("--pki", type=Path, default=DEFAULT_PKI, help="where the files go (default: %(default)s)")
+    return parser
+
+
+async def _join(arguments: argparse.Namespace) -> None:
+    token = arguments.token or os.environ.get(TOKEN_VARIABLE, "")
+    if token == "-":
+        token = sys.stdin.readline()
+    try:
+        endpoint = Endpoint.parse(f"tls:{arguments.server}")
+    except ValueError as error:
+        raise EnrolmentError(f"--server {arguments.server!r} must be HOST:PORT") from error
+    joined = await enrol(endpoint, token.strip(), arguments.role, arguments.name, arguments.pki)
+    print(f"joined as {joined.identity}; certificate, key and CA are in {arguments.pki}")
+
+
+async def run(config: Config) -> None:
+    """Run the agent until SIGTERM or SIGINT; its nodes run on. Raises whatever ends it early."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    identity = _identity(config)
+    with _only_one(config.state_dir):
+        driver = _driver(config, identity)
+        await driver.open()
+        try:
+            await _serve(config, identity, driver, stop)
+        finally:
+            await driver.close()
+
+
+async def _serve(config: Config, identity: Identity, driver: HostDriver, stop: asyncio.Event) -> None:
+    async def publish(topic: str, data: Mapping[str, Any]) -> None:
+        await runner.publish(topic, data)
+
+    participant = AgentParticipant(driver, identity.name, publish, config.agent)
+    runner = ParticipantRunner(
+        participant,
+        config.state_dir / "journal.sqlite",
+        identity,
+        config.orchestrators,
+        pki_files(config.pki_dir),
+        config.rdmp,
+    )
+
+    async def ready() -> None:
+        await participant.restored.wait()
+        _log.info("agent of %s is ready; Docker at %s", identity, config.docker)
+        notify("READY=1")
+        await stop.wait()
+
+    serving = asyncio.create_task(runner.run(), name="runner")
+    tasks = [serving, asyncio.create_task(participant.background()), asyncio.create_task(ready())]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    notify("STOPPING=1")
+    await runner.stop()
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def _identity(config: Config) -> Identity:
+    try:
+        identity = pki_files(config.pki_dir).identity()
+    except FileNotFoundError as error:
+        raise AgentError(
+            f"{error.filename} is missing: this host has not joined; make a token with `odysseyctl host join NAME` and"
+            " type the command that it prints"
+        ) from error
+    if identity.role != "agent":
+        raise AgentError(f"the certificate in {config.pki_dir} is of {identity}; an agent needs the role agent")
+    return identity
+
+
+def _driver(config: Config, identity: Identity) -> DockerDriver:
+    return DockerDriver(
+        Engine(config.docker, config.engine),
+        Owner(identity.cluster, identity.name),
+        config.state_dir,
+        Secrets(config.secrets_dir, config.run_dir / "secrets"),
+        pool_size=config.pool,
+        policy=config.workload,
+    )
+
+
+@contextlib.contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder: two agents of one host would undo each other's work."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AgentError(f"another agent holds {state_dir}; stop it first") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def notify(state: str) -> None:
+    """Tell the service manager how the agent is (sd_notify(3)); nothing where there is none."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.connect(address)
+        sender.sendall(state.encode())
