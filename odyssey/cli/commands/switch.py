@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`odysseyctl switch`: the fabric as the controller sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from odyssey.cli.app import App, output_option
+from odyssey.cli.output import Column
+from odyssey.cli.planview import joined
+
+_SWITCHES = (
+    Column("SWITCH", "switch"),
+    Column("DATAPATH", "datapathId"),
+    Column("PROFILE", "profile"),
+    Column("CONNECTED", "connected"),
+    Column("ENTRIES", "entries", right=True),
+    Column("CAPACITY", "capacity", right=True),
+    Column("GROUPS", "groups", right=True),
+    Column("DRIFT", "drift", right=True),
+)
+_FLOWS = (
+    Column("TABLE", "table", right=True),
+    Column("PRIORITY", "priority", right=True),
+    Column("MATCH", "match"),
+    Column("ACTIONS", "actions"),
+    Column("PACKETS", "packets", right=True),
+    Column("BYTES", "bytes", right=True),
+    Column("OWNER", "owner"),
+)
+
+
+@click.group()
+def switch() -> None:
+    """Switches: what forwards, and what it forwards."""
+
+
+@switch.command("ls")
+@output_option
+@click.pass_obj
+def list_switches(app: App) -> None:
+    """List the switches with their entries; drift counts entries that differ from what was decided."""
+    answer = app.ask("switch.list")
+    if app.out.json:
+        app.out.data(answer)
+        return
+    app.out.table(_SWITCHES, answer.get("switches", []), "there is no switch (odysseyctl inventory apply FILE)")
+    if answer.get("controller") is False:
+        app.out.note("The controller is not connected to odysseyd.")
+
+
+@switch.command()
+@click.argument("name", metavar="SWITCH")
+@click.option("--owner", help="Only entries of this owner, for example binding/shop-app-1.")
+@output_option
+@click.pass_obj
+def flows(app: App, name: str, owner: str | None) -> None:
+    """Read the flow entries of SWITCH now, with their counters and owners."""
+    params: dict[str, Any] = {"switch": name, **({"owner": owner} if owner else {})}
+    answer = app.ask("switch.flows", params)
+    if app.out.json:
+        app.out.data(answer)
+        return
+    rows = [
+        {**entry, "match": joined(entry.get("match")) or "any", "actions": joined(entry.get("actions")) or "drop"}
+        for entry in answer.get("entries", [])
+    ]
+    rows.sort(key=lambda row: (row.get("table") or 0, -(row.get("priority") or 0), str(row["match"])))
+    app.out.table(_FLOWS, rows, f"{name} has no such entry")
