@@ -16,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="bring the lab up; what runs stays as it is")
     up.add_argument("--no-daemons", action="store_true", help="only hosts, switches and wires")
-    down = commands.add_parser("down", help="stop everything")
-    down.add_argument("--wipe", action="store_true", help="remove the lab's directory too")
+    down = commands.add_parser("down", help="stop everything and forget the cluster")
+    down.add_argument("--wipe", action="store_true", help="remove the lab's directory too, with images and logs")
     commands.add_parser("status", help="what runs")
     options = parser.parse_args(arguments)
     try:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _carry_out(lab: Lab, options: argparse.Namespace) -> int:
     if options.command == "up":
-        lab.up(print)
+        lab.infrastructure_up(print) if options.no_daemons else lab.up(print)
     elif options.command == "down":
         lab.down(wipe=options.wipe, progress=print)
     else:

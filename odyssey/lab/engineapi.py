@@ -62,6 +62,12 @@ class EngineApi:
         with self._request("DELETE", f"/containers/{quote(identifier)}?force=1", accept=(404, 409)) as response:
             response.read()
 
+    def remove_volumes(self) -> None:
+        """Remove all volumes."""
+        for volume in self._json("GET", "/volumes")["Volumes"] or []:
+            with self._request("DELETE", f"/volumes/{quote(volume['Name'])}?force=1", accept=(404,)) as response:
+                response.read()
+
     def image_id(self, reference: str) -> str | None:
         """The id of an image, or None if the engine does not have it."""
         with self._request("GET", f"/images/{quote(reference)}/json", accept=(404,)) as response:

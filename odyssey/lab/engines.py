@@ -63,14 +63,13 @@ class Engine:
 
         wait_until(ready, START_TIMEOUT, f"{self.host}: Docker engine answers", self._log)
 
-    def remove_containers(self) -> int:
-        """Kill and remove all containers; return how many there were. Their volumes stay."""
-        if self.pid is None:
-            return 0
-        found = self.api.containers()
-        for container in found:
+    def clear(self) -> None:
+        """Kill and remove all containers and volumes; nothing if the engine does not answer."""
+        if not self.api.ping():
+            return
+        for container in self.api.containers():
             self.api.remove_container(container["Id"])
-        return len(found)
+        self.api.remove_volumes()
 
     def stop(self) -> None:
         """End the engine and what is left of its containers."""

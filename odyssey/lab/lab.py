@@ -3,33 +3,37 @@
 
 from __future__ import annotations
 
-import fcntl
+import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from odyssey.lab import netns, processes, topology
+from odyssey.lab import bootstrap, claim, netns, processes, topology
+from odyssey.lab.daemons import ROOT, Daemons
 from odyssey.lab.engines import Engine
+from odyssey.lab.images import SOURCES, Images
 from odyssey.lab.settings import MANAGEMENT_ADDRESS, Settings
-from odyssey.lab.shell import LabError, Progress, run
+from odyssey.lab.shell import LabError, Progress, run, tail, wait_until
 from odyssey.lab.switches import Switch
 
 T = TypeVar("T")
 
-MARKER = ".odyssey-lab"
-"""A file that tells a lab's directory from any other; `down --wipe` removes nothing without it."""
+INVENTORY = ROOT / "examples" / "lab" / "inventory.json"
 
-CLAIMS = Path("/run")
-"""Here a file says which lab has a prefix."""
+SWITCH_TIMEOUT = 30.0
+"""Seconds until a switch is connected to a controller that listens."""
 
-LOCK_TIMEOUT = 60.0
-"""Seconds to wait for another lab command that is at work on the same directory."""
+CTL_TIMEOUT = 600.0
+"""Seconds that one command of odysseyctl may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +69,96 @@ class Lab:
         self.settings = settings or Settings.from_environment()
         self.engines: Mapping[str, Engine] = {host: Engine(self.settings, host) for host in self.settings.hosts}
         self.switches: Mapping[str, Switch] = {name: Switch(self.settings, name) for name in self.settings.switches}
+        self.daemons = Daemons(self.settings)
 
-    def up(self, progress: Progress = silent) -> None:
-        """Bring up hosts, switches and wires; what runs already stays as it is."""
-        with self._locked():
-            self._infrastructure(progress)
+    def up(self, progress: Progress = silent, *, images: bool = True) -> None:
+        """Bring up everything, join the hosts and set the inventory; what runs already stays as it is.
+
+        With `images` the images of the shop example are built (once) and loaded too. Raises LabError that says what did
+        not come up and why.
+        """
+        with claim.locked(self.settings):
+            fresh = bootstrap.is_fresh(self.settings)
+            bootstrap.prepare(self.settings)
+            self._infrastructure(progress, with_controller=True)
+            with ThreadPoolExecutor(max_workers=1) as beside:
+                loading = beside.submit(self.images, progress=progress) if images else None
+                self._cluster(progress, fresh=fresh)
+                if loading is not None:
+                    loading.result()
 
     def infrastructure_up(self, progress: Progress = silent) -> None:
-        """Bring up hosts, switches and wires, but no daemon."""
-        with self._locked():
-            self._infrastructure(progress)
+        """Bring up hosts, switches and wires, but no daemon and no controller for the switches."""
+        with claim.locked(self.settings):
+            self._infrastructure(progress, with_controller=False)
 
-    def _infrastructure(self, progress: Progress) -> None:
-        self._check_prefix()
-        self._claim.write_text(str(self.settings.directory), encoding="utf-8")
-        started = time.monotonic()
-        self._namespaces()
-        for engine in self.engines.values():
-            engine.start()
-        self._wires()
-        self._together(lambda switch: switch.up(None), self.switches.values())
-        progress(f"switches {', '.join(self.switches)} are up")
-        self._together(lambda engine: engine.wait(), self.engines.values())
-        progress(f"Docker engines on {', '.join(self.engines)} answer ({time.monotonic() - started:.1f} s)")
+    def images(self, sources: Path = SOURCES, progress: Progress = silent) -> Mapping[str, str]:
+        """Build the example's images unless they are in the cache, and load them where they are missing.
+
+        Returns image ids by reference.
+        """
+        engines = [engine.api for engine in self.engines.values()]
+        return Images(self.settings.cache, sources).ensure(engines, progress)
+
+    def load_image(self, tar: Path) -> None:
+        """Load a file that `docker save` wrote into every engine."""
+        _together(lambda engine: engine.api.load(tar), self.engines.values())
 
     def down(self, *, wipe: bool = False, progress: Progress = silent) -> None:
-        """Stop everything, remove all containers and namespaces; with `wipe` the lab's directory too."""
-        self._check_prefix()
-        if not self.settings.directory.exists():
-            self._remove_namespaces()
-            return
-        with self._locked():
-            self._together(self._engine_down, self.engines.values())
-            progress(f"Docker engines on {', '.join(self.engines)} are down")
-            processes.stop([target for switch in self.switches.values() for target in switch.pids()])
-            self._remove_namespaces()
-            progress("switches and wires are gone")
-        if wipe:
-            self._wipe()
+        """Stop everything and forget the cluster: containers, volumes, certificates, state of all daemons.
+
+        Logs and the engines' images stay, so that the next `up` is fast; with `wipe` the whole directory goes.
+        """
+        claim.check_prefix(self.settings, self._clear_namespaces)
+        if self.settings.directory.exists():
+            with claim.locked(self.settings):
+                self._stop(progress)
+        else:
+            self._clear_namespaces()
+        claim.release(self.settings)
+        if wipe and self.settings.directory.exists():
+            shutil.rmtree(self.settings.directory)
             progress(f"{self.settings.directory} is removed")
 
     def status(self) -> LabStatus:
         """Look at every part."""
         parts = [self._engine_status(engine) for engine in self.engines.values()]
         parts += [self._switch_status(switch) for switch in self.switches.values()]
+        parts += [self._daemon_status(name) for name in self.daemons.names]
         return LabStatus(self.settings.directory, tuple(parts))
+
+    def start_daemon(self, name: str) -> int:
+        """Start `odysseyd`, `controller` or `agent-HOST` unless it runs; return its process number.
+
+        It may take a moment until it serves: `wait_connected` waits for all.
+        """
+        return self.daemons.start(name)
+
+    def stop_daemon(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """Signal a daemon and wait for its end; nothing if it does not run."""
+        self.daemons.stop(name, number)
+
+    def kill_daemon(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """End a daemon without a chance to tidy up."""
+        self.daemons.stop(name, number)
+
+    def pid(self, name: str) -> int | None:
+        """The process number of a daemon, or None."""
+        return self.daemons.pid(name)
+
+    def wait_connected(self) -> None:
+        """Wait until odysseyd answers and all participants and switches are connected."""
+        self.daemons.wait_served("odysseyd")
+        self.daemons.wait_connected()
+        self._wait_switches()
+
+    def ctl(self, *arguments: str, timeout: float = CTL_TIMEOUT) -> subprocess.CompletedProcess[str]:
+        """Run odysseyctl against this lab; the exit code is the caller's to judge."""
+        script = Path(sys.executable).with_name("odysseyctl")
+        environment = {**os.environ, "ODYSSEY_LAB": str(self.settings.directory), "NO_COLOR": "1"}
+        return subprocess.run(
+            [str(script), *arguments], capture_output=True, text=True, timeout=timeout, env=environment, check=False
+        )
 
     def netns(self, name: str) -> Path:
         """The namespace file of a host, a switch, `mgmt` or `edge`."""
@@ -135,9 +184,51 @@ class Lab:
         self.engines[host].kill()
         netns.delete(namespace)
 
-    def _namespaces(self) -> None:
-        for name in (*self.settings.hosts, *self.settings.switches, "mgmt", "edge"):
+    def _infrastructure(self, progress: Progress, *, with_controller: bool) -> None:
+        """Namespaces, cables, engines and switches."""
+        started = time.monotonic()
+        claim.check_prefix(self.settings, self._clear_namespaces)
+        claim.hold(self.settings)
+        for name in self._namespaces:
             netns.create(self.settings.netns(name))
+        for engine in self.engines.values():
+            engine.start()
+        self._wires()
+        certificates = bootstrap.pki_directory if with_controller else lambda *_: None
+        _together(lambda switch: switch.up(certificates(self.settings, switch.name)), self.switches.values())
+        progress(f"switches {', '.join(self.switches)} are up")
+        _together(lambda engine: engine.wait(), self.engines.values())
+        progress(f"Docker engines on {', '.join(self.engines)} answer ({time.monotonic() - started:.1f} s)")
+
+    def _cluster(self, progress: Progress, *, fresh: bool) -> None:
+        """Start all daemons, join the hosts, connect the switches, set the inventory."""
+        started = time.monotonic()
+        self.daemons.start("odysseyd")
+        self.daemons.start("controller")
+        self.daemons.wait_served("odysseyd")
+        progress("odysseyd serves")
+        _together(self.daemons.join, self.settings.hosts)
+        for name in self.daemons.names:
+            self.daemons.start(name)
+        self.daemons.wait_served("controller")
+        _together(lambda switch: switch.set_controller(), self.switches.values())
+        self.daemons.wait_connected()
+        self._wait_switches()
+        progress(f"hosts and switches are connected ({time.monotonic() - started:.1f} s)")
+        if fresh or not self.daemons.call("state.get", {"prefix": "inventory"}).get("documents"):
+            document = json.loads(INVENTORY.read_text(encoding="utf-8"))
+            service_call = {"SYSServiceID": "setInventory", "id": f"lab-{uuid.uuid4().hex[:12]}"}
+            answer = self.daemons.call("service.call", {**service_call, "data": [{"System": {"document": document}}]})
+            if answer.get("state") != "done":
+                raise LabError(f"the inventory was not accepted: {json.dumps(answer.get('error'))}")
+            progress(f"inventory set: {', '.join(document['hosts'])}")
+
+    def _wait_switches(self) -> None:
+        for switch in self.switches.values():
+            try:
+                wait_until(switch.connected, SWITCH_TIMEOUT, f"{switch.name} connected to the controller")
+            except LabError as error:
+                raise LabError(f"{error}{tail(self.daemons.log('controller'))}") from error
 
     def _wires(self) -> None:
         """Lay all cables, the management bridge and the addresses."""
@@ -155,17 +246,36 @@ class Lab:
         netns.set_address(client, topology.EDGE_ADDRESS)
         netns.ip(client.netns, f"route replace default via {topology.EDGE_GATEWAY} dev {client.interface}")
 
-    def _engine_down(self, engine: Engine) -> None:
-        engine.remove_containers()
-        engine.stop()
+    def _stop(self, progress: Progress) -> None:
+        self.daemons.stop_all()
+        progress("daemons are down")
+        _together(_engine_down, self.engines.values())
+        progress(f"Docker engines on {', '.join(self.engines)} are down")
+        processes.stop([target for switch in self.switches.values() for target in switch.pids()])
+        self._clear_namespaces()
+        self._unmount()
+        bootstrap.forget(self.settings)
+        progress("switches and wires are gone")
 
-    def _remove_namespaces(self) -> None:
-        for name in (*self.settings.hosts, *self.settings.switches, "mgmt", "edge"):
+    @property
+    def _namespaces(self) -> tuple[str, ...]:
+        return (*self.settings.hosts, *self.settings.switches, "mgmt", "edge")
+
+    def _clear_namespaces(self) -> None:
+        """End whatever runs in the lab's namespaces and control groups, and remove them."""
+        for name in self._namespaces:
             namespace = self.settings.netns(name)
-            left = [(f"pid {pid} in {namespace}", pid) for pid in netns.processes(namespace)]
-            processes.stop(left)
+            processes.stop([(f"pid {pid} in {namespace}", pid) for pid in netns.processes(namespace)])
             netns.delete(namespace)
-        self._claim.unlink(missing_ok=True)
+        for engine in self.engines.values():
+            engine.kill_rest()
+
+    def _unmount(self) -> None:
+        """Take down what is still mounted below the lab's directory, the deepest first."""
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+        for mount in sorted(mounts, reverse=True):
+            if mount.startswith(f"{self.settings.directory}/"):
+                run(["umount", mount])
 
     def _engine_status(self, engine: Engine) -> Part:
         pid = engine.pid
@@ -181,59 +291,18 @@ class Lab:
         connected = "connected to the controller" if switch.connected() else "no controller"
         return Part(switch.name, True, f"ovs-vswitchd pid {pid}, {connected}")
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other lab commands off the same directory. Raises LabError if one stays at work."""
-        directory = self.settings.directory
-        try:
-            if not directory.exists():
-                directory.mkdir(parents=True)
-                (directory / MARKER).touch()
-            if not (directory / MARKER).exists():
-                raise LabError(f"{directory} exists and is no lab: choose another by ODYSSEY_LAB")
-            lock = (directory / MARKER).open("w")
-        except OSError as error:
-            raise LabError(f"{directory}: cannot be used: {error}; a lab needs root") from error
-        with lock:
-            deadline = time.monotonic() + LOCK_TIMEOUT
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if time.monotonic() > deadline:
-                        raise LabError(f"{directory}: another lab command is at work on it") from error
-                    time.sleep(0.2)
-            yield
+    def _daemon_status(self, name: str) -> Part:
+        pid = self.daemons.pid(name)
+        return Part(name, pid is not None, f"log {self.daemons.log(name)}" if pid is None else f"pid {pid}")
 
-    @property
-    def _claim(self) -> Path:
-        return CLAIMS / f"odyssey-lab-{self.settings.prefix}"
 
-    def _check_prefix(self) -> None:
-        """Raise LabError if another lab has this prefix; end what a lab left whose directory is gone."""
-        mine = str(self.settings.directory)
-        holder = self._claim.read_text(encoding="utf-8") if self._claim.exists() else mine
-        if holder != mine and Path(holder).exists():
-            raise LabError(
-                f"the prefix {self.settings.prefix} is used by the lab in {holder}: take that down "
-                f"(ODYSSEY_LAB={holder}), or choose another by ODYSSEY_LAB_PREFIX"
-            )
-        if holder != mine:
-            self._remove_namespaces()
-            for engine in self.engines.values():
-                engine.kill_rest()
+def _engine_down(engine: Engine) -> None:
+    engine.clear()
+    engine.stop()
 
-    def _wipe(self) -> None:
-        directory = self.settings.directory
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
-        for mount in sorted((place for place in mounts if place.startswith(f"{directory}/")), reverse=True):
-            run(["umount", mount])
-        shutil.rmtree(directory)
 
-    @staticmethod
-    def _together(work: Callable[[T], object], items: Iterable[T]) -> None:
-        """Do the same to all items at once; raises the first error after all have ended."""
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            for result in [pool.submit(work, item) for item in items]:
-                result.result()
+def _together(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Do the same to all items at once; raises the first error after all have ended."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for result in [pool.submit(work, item) for item in items]:
+            result.result()

@@ -51,7 +51,10 @@ def inside(name: str, argv: Sequence[str]) -> list[str]:
 
 def ip(name: str, *commands: str) -> None:
     """Run commands of `ip` in a namespace, in one process. Raises LabError at the first that fails."""
-    run(["ip", "-n", name, "-batch", "-"], stdin="\n".join(commands) + "\n")
+    try:
+        run(["ip", "-n", name, "-batch", "-"], stdin="\n".join(commands) + "\n")
+    except LabError as error:
+        raise LabError(f"{error}; the commands were: {'; '.join(commands)}") from error
 
 
 def links(name: str) -> dict[str, dict[str, Any]]:

@@ -35,6 +35,8 @@ class Process:
     log: Path
     mark: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    directory: Path = Path("/")
+    """The working directory."""
     writes_pidfile: bool = False
     """The process writes `pidfile` itself (dockerd)."""
 
@@ -55,6 +57,7 @@ def start(process: Process) -> int:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=process.directory,
                 env={**os.environ, **process.environment},
             )
     except OSError as error:

@@ -35,8 +35,7 @@ def run(argv: Sequence[str], *, stdin: str | None = None, timeout: float = COMMA
         raise LabError(f"{' '.join(argv)}: no answer within {timeout:g} s") from error
     if result.returncode != 0:
         said = (result.stderr or result.stdout).strip() or "no message"
-        script = f" with the input {stdin!r}" if stdin else ""
-        raise LabError(f"{' '.join(argv)}{script}: exit code {result.returncode}: {said}")
+        raise LabError(f"{' '.join(argv)}: exit code {result.returncode}: {said}")
     return result.stdout
 
 
