@@ -17,7 +17,6 @@ from odyssey.lab import Lab, LabError
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = Path("examples/shop/platform.json")
-IMAGES = Path("examples/shop/images")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     target = target.resolve() if target else None
     os.chdir(ROOT)
     try:
-        demonstration = Demonstration(Lab(), Options(PLATFORM, IMAGES, keep))
+        demonstration = Demonstration(Lab(), Options(PLATFORM, keep))
     except (LabError, OSError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 255

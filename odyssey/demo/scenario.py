@@ -60,7 +60,6 @@ class Options:
     """What the caller asked for."""
 
     platform: Path
-    images: Path
     keep: bool = False
 
 
@@ -134,7 +133,7 @@ class Demonstration:
         """Everything but the platform, from nothing: a lab that is left over is taken down first."""
         begun = time.monotonic()
         await asyncio.to_thread(self.lab.down, wipe=False, progress=self.note)
-        await asyncio.to_thread(self.lab.up, self.note)
+        await asyncio.to_thread(self.lab.up, self.note, images=False)
         await self.world.settled()
         took = self._seconds(setup=time.monotonic() - begun)
         return Outcome(f"{len(self.lab.settings.hosts)} hosts and the controller are connected after {took:.1f} s")
@@ -142,7 +141,7 @@ class Demonstration:
     async def images(self) -> Outcome:
         """Build what is not cached, and give every engine what it lacks."""
         begun = time.monotonic()
-        await asyncio.to_thread(self.lab.images, self.options.images, self.note)
+        await asyncio.to_thread(self.lab.images, progress=self.note)
         took = self._seconds(images=time.monotonic() - begun)
         return Outcome(f"every host has the images after {took:.1f} s")
 

@@ -101,7 +101,7 @@ class World:
 
     def pid(self, daemon: str) -> int:
         """The process number of a daemon. Raises `WorldError` if it does not run."""
-        found: int | None = self.lab.pid(daemon)
+        found = self.lab.pid(daemon)
         if found is None:
             raise WorldError(f"{daemon} does not run")
         return found
@@ -239,7 +239,7 @@ class World:
         await asyncio.gather(*(asyncio.to_thread(self.lab.start_daemon, daemon) for daemon in daemons))
 
     async def settled(self, timeout: float = SETTLE_TIMEOUT) -> float:
-        """Wait until odysseyd answers, everybody is connected and no transaction is open; seconds that it took."""
+        """Wait until odysseyd answers, all are connected and no transaction is open; returns the seconds it took."""
         begun = time.monotonic()
         wanted = {"controller", *self.lab.settings.hosts}
         last = "odysseyd does not answer"
@@ -253,8 +253,11 @@ class World:
                 return False
             missing = wanted - {peer["name"] for peer in status["peers"]}
             still = [record["id"] for record in records.open()]
-            last = f"missing participants: {sorted(missing)}; open transactions: {still}"
-            return not missing and not still
+            alone = [
+                name for name, switch in self.lab.switches.items() if not await asyncio.to_thread(switch.connected)
+            ]
+            last = f"missing participants: {sorted(missing)}; open transactions: {still}; switches alone: {alone}"
+            return not missing and not still and not alone
 
         await until(look, timeout, lambda: last)
         return time.monotonic() - begun
