@@ -26,7 +26,6 @@ CALL_TIMEOUT = 3600.0
 """Seconds that one service call is waited for before odysseyctl stops watching."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_DOCUMENT = re.compile(r"^\$\.data\[0\]\.System\.document(?=$|[.\[])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,6 @@ def _watch(app: App, request: Mapping[str, Any], quiet: bool) -> dict[str, Any]:
             advice=f"How it stands: odysseyctl call show {call_id}; to watch again, repeat it with --id {call_id}",
         ) from None
     except Failure as error:
-        error.faults = tuple(replace(fault, path=_DOCUMENT.sub("$", fault.path)) for fault in error.faults)
         if not dry and error.exit_code in (Exit.UNREACHABLE, Exit.FAILED):
             hint = f"The work may go on. How it stands: odysseyctl call show {call_id}; to repeat it: --id {call_id}"
             error.advice = "\n".join(part for part in (error.advice, hint) if part)

@@ -57,8 +57,8 @@ class _Reader:
             newest = await client.subscribe(self.topics)
             newest.close()
             self.place = newest.index + 1 if self.follow else max(1, newest.index + 1 - SHOWN)
-        # All topics are asked for and chosen here: only so the newest index is certain to be seen, and to end at.
-        found = await client.subscribe((">",), self.place)
+        # To end at the newest index it must be seen, whatever its topic: then all are asked for and chosen here.
+        found = await client.subscribe(self.topics if self.follow else (">",), self.place)
         if not self.follow and self.place > found.index:
             return
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from odyssey.cli.app import App, output_option
+from odyssey.cli.exits import Exit, Failure
 from odyssey.cli.names import find_network, find_node
 from odyssey.cli.output import Column
 from odyssey.cli.submit import CallOptions, call_options, carry_out
@@ -67,21 +68,34 @@ def add(app: App, /, network_name: str, count: int | None, name: str | None, **o
 
 
 @node.command()
-@click.argument("target", metavar="NODE|NETWORK")
+@click.argument("targets", metavar="NODE...|NETWORK", nargs=-1, required=True)
 @click.option("--count", type=click.IntRange(min=1), help="Remove so many nodes of NETWORK, the highest first.")
 @call_options
 @output_option
 @click.pass_obj
-def rm(app: App, /, target: str, count: int | None, **options: Any) -> None:
-    """Remove NODE, or with --count that many nodes of NETWORK; connections are drained first."""
+def rm(app: App, /, targets: tuple[str, ...], count: int | None, **options: Any) -> None:
+    """Remove NODEs of one network, or with --count that many nodes of NETWORK; connections are drained first."""
+    wanted: dict[str, Any]
     if count:
-        platform, network = find_network(app, target)
-        wanted: dict[str, Any] = {"count": count}
+        if len(targets) > 1:
+            raise click.UsageError("--count takes one network")
+        platform, network = find_network(app, targets[0])
+        wanted = {"count": count}
     else:
-        found = find_node(app, target)
-        platform, network, wanted = str(found["platform"]), str(found["network"]), {"name": target}
+        platform, network = _network_of(app, targets)
+        wanted = {"name": targets[0] if len(targets) == 1 else list(targets)}
     system = {"platform": platform, "Network": {"name": network, "Node": wanted}}
     carry_out(app, "removeNode", system, CallOptions(**options))
+
+
+def _network_of(app: App, nodes: tuple[str, ...]) -> tuple[str, str]:
+    """The network of all `nodes`. Raises Failure if one does not exist, or if they are of several networks."""
+    found = [find_node(app, name) for name in nodes]
+    networks = {(str(item["platform"]), str(item["network"])) for item in found}
+    if len(networks) > 1:
+        names = ", ".join(sorted("/".join(network) for network in networks))
+        raise Failure(f"these nodes are of several networks ({names}): remove them network by network", Exit.REFUSED)
+    return networks.pop()
 
 
 @node.command()

@@ -32,8 +32,7 @@ def platform() -> None:
 @click.pass_obj
 def apply(app: App, /, file: str, **options: Any) -> None:
     """Make the platform as FILE describes it (-: stdin), and wait until it is."""
-    system = _system(file)
-    carry_out(app, "addPlatform", system, CallOptions(**options))
+    carry_out(app, "addPlatform", {"document": read_document(file)}, CallOptions(**options))
 
 
 @platform.command("plan", cls=PlanCommand)
@@ -48,7 +47,8 @@ def plan_command(context: click.Context, app: App, file: str, flows: bool, index
 
     Exits 0 if nothing would change, 1 if something would, 255 on an error.
     """
-    context.exit(int(plan(app, "addPlatform", _system(file), CallOptions(flows=flows, index=index))))
+    system = {"document": read_document(file)}
+    context.exit(int(plan(app, "addPlatform", system, CallOptions(flows=flows, index=index))))
 
 
 @platform.command("ls")
@@ -97,11 +97,3 @@ def rm(app: App, /, name: str, yes: bool, **options: Any) -> None:
         if not click.confirm(f"Remove platform {name} with {plural(len(nodes), 'node')}?", err=True):
             raise Failure("nothing was removed", Exit.REFUSED)
     carry_out(app, "removePlatform", {"platform": name}, chosen)
-
-
-def _system(file: str) -> dict[str, Any]:
-    document = read_document(file)
-    name = document.get("platform")
-    if not isinstance(name, str):
-        raise Failure(f"{file}: $.platform: must be the platform's name", Exit.REFUSED)
-    return {"platform": name, "document": document}
