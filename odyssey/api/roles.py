@@ -96,12 +96,9 @@ class Forbidden(Exception):
 
 DEFAULT_ROLES: tuple[Role, ...] = (
     Role("operator", ("operator/*",), (Allowance(("*",)),)),
-    Role("publisher", ("publisher/*",), (Allowance(("publish:scaling.*", "ping")),)),
-    Role(
-        "participant",
-        ("agent/*", "controller/*"),
-        (Allowance(("participant:*", "publish:node.*", "publish:switch.*", "ping")),),
-    ),
+    Role("publisher", ("publisher/*",), (Allowance(("publish:scaling.*",)),)),
+    Role("agent", ("agent/*",), (Allowance(("participant:*", "publish:node.*")),)),
+    Role("controller", ("controller/*",), (Allowance(("participant:*", "publish:switch.*")),)),
 )
 """What holds without any role document. A participant votes and tells what it sees; it asks for no change."""
 

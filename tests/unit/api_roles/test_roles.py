@@ -42,13 +42,14 @@ def test_a_publisher_may_publish_scaling_topics_only() -> None:
             authorise(grafana, Permission(service, "shop", "app"))
 
 
-@pytest.mark.parametrize("role", ["agent", "controller"])
-def test_a_participant_asks_for_no_change(role: str) -> None:
-    authorise(Who(role, "h1"), Permission("participant:vote"))
-    authorise(Who(role, "h1"), Permission("publish:node.died"))
-    for service in ("addNode", "removePlatform", "token.create", "publish:scaling.cpu", "state.get"):
+@pytest.mark.parametrize(("role", "topic", "other"), [("agent", "node", "switch"), ("controller", "switch", "node")])
+def test_a_participant_tells_what_it_sees_and_asks_for_no_change(role: str, topic: str, other: str) -> None:
+    who = Who(role, "h1")
+    authorise(who, Permission("participant:vote"))
+    authorise(who, Permission(f"publish:{topic}.died"))
+    for service in (f"publish:{other}.died", "publish:scaling.cpu", "addNode", "removePlatform", "token.create"):
         with pytest.raises(Forbidden):
-            authorise(Who(role, "h1"), Permission(service))
+            authorise(who, Permission(service))
 
 
 @pytest.mark.parametrize("role", ["switch", "orchestrator", "unknown"])
