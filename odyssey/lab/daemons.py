@@ -27,6 +27,10 @@ CONNECT_TIMEOUT = 60.0
 """Seconds until all participants are connected."""
 
 CALL_TIMEOUT = 60.0
+
+CALL_POLL = 0.1
+"""Seconds between two questions to odysseyd while the lab waits for something."""
+
 JOIN_TIMEOUT = 60.0
 
 TOKEN_LIFETIME = 600
@@ -43,8 +47,8 @@ class Daemons:
         self._settings = settings
         agents = {f"agent-{host}": self._agent(host) for host in settings.hosts}
         self._processes: Mapping[str, Process] = {
-            "odysseyd": self._management("odysseyd", "odyssey.daemon"),
-            "controller": self._management("controller", "controller.daemon"),
+            "odysseyd": self._management("odysseyd", "odysseyd"),
+            "controller": self._management("controller", "odyssey-controller"),
             **agents,
         }
 
@@ -86,7 +90,7 @@ class Daemons:
                 raise LabError(f"{name} ended at once{tail(self.log(name))}")
             return self._answers() if name == "odysseyd" else listens(pid, OPENFLOW_PORT)
 
-        wait_until(ready, READY_TIMEOUT, f"{name} serves", self.log(name))
+        wait_until(ready, READY_TIMEOUT, f"{name} serves", self.log(name), poll=CALL_POLL)
 
     def wait_connected(self) -> None:
         """Wait until the controller and all agents are connected to odysseyd. Raises LabError that says who is not."""
@@ -99,7 +103,7 @@ class Daemons:
             return not missing
 
         try:
-            wait_until(all_there, CONNECT_TIMEOUT, "all participants connected")
+            wait_until(all_there, CONNECT_TIMEOUT, "all participants connected", poll=CALL_POLL)
         except LabError as error:
             first = sorted(missing)[0]
             name = first if first == "controller" else f"agent-{first}"
@@ -113,7 +117,7 @@ class Daemons:
         answer = self.call("token.create", {"role": "agent", "name": host, "ttl": TOKEN_LIFETIME})
         server = f"{MANAGEMENT_ADDRESS}:{ENROL_PORT}"
         arguments = ["join", "--server", server, "--name", host, "--token", "-", "--pki", str(pki)]
-        command = [sys.executable, "-m", "agents.daemon", *arguments]
+        command = [script("odyssey-agent"), *arguments]
         inside = netns.inside(self._settings.netns(host), command)
         run(inside, stdin=f"{answer['token']}\n", timeout=JOIN_TIMEOUT)
 
@@ -143,25 +147,30 @@ class Daemons:
         except KeyError:
             raise LabError(f"there is no daemon {name}; there are {', '.join(self.names)}") from None
 
-    def _management(self, name: str, module: str) -> Process:
+    def _management(self, name: str, program: str) -> Process:
         """A daemon in the management namespace."""
         directory = self._settings.directory / name
-        return self._python(name, directory, "mgmt", [module, "--config", str(directory / f"{name}.toml")])
+        return self._daemon(name, directory, "mgmt", [program, "--config", str(directory / f"{name}.toml")])
 
     def _agent(self, host: str) -> Process:
         directory = bootstrap.agent_directory(self._settings, host)
-        arguments = ["agents.daemon", "run", "--config", str(directory / "agent.toml")]
-        return self._python(f"agent-{host}", directory, host, arguments, log=directory.parent / "agent.log")
+        words = ["odyssey-agent", "run", "--config", str(directory / "agent.toml")]
+        return self._daemon(f"agent-{host}", directory, host, words, log=directory.parent / "agent.log")
 
-    def _python(self, name: str, directory: Path, place: str, arguments: list[str], log: Path | None = None) -> Process:
+    def _daemon(self, name: str, directory: Path, place: str, words: list[str], log: Path | None = None) -> Process:
+        program, *arguments = words
         return Process(
             name=name,
-            argv=tuple(netns.inside(self._settings.netns(place), [sys.executable, "-m", *arguments])),
+            argv=tuple(netns.inside(self._settings.netns(place), [script(program), *arguments])),
             pidfile=directory / f"{name}.pid",
             log=log or directory / f"{name}.log",
             mark=f"{directory}/",
-            directory=ROOT,
         )
+
+
+def script(name: str) -> str:
+    """A program of this package, beside the Python that runs the lab (`.venv/bin`)."""
+    return str(Path(sys.executable).with_name(name))
 
 
 def listens(pid: int, port: int) -> bool:

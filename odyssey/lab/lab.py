@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from odyssey.lab import bootstrap, claim, netns, processes, topology
-from odyssey.lab.daemons import ROOT, Daemons
+from odyssey.lab.daemons import ROOT, Daemons, script
 from odyssey.lab.engines import Engine
 from odyssey.lab.images import SOURCES, Images
 from odyssey.lab.settings import MANAGEMENT_ADDRESS, Settings
@@ -154,11 +153,9 @@ class Lab:
 
     def ctl(self, *arguments: str, timeout: float = CTL_TIMEOUT) -> subprocess.CompletedProcess[str]:
         """Run odysseyctl against this lab; the exit code is the caller's to judge."""
-        script = Path(sys.executable).with_name("odysseyctl")
         environment = {**os.environ, "ODYSSEY_LAB": str(self.settings.directory), "NO_COLOR": "1"}
-        return subprocess.run(
-            [str(script), *arguments], capture_output=True, text=True, timeout=timeout, env=environment, check=False
-        )
+        command = [script("odysseyctl"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
     def netns(self, name: str) -> Path:
         """The namespace file of a host, a switch, `mgmt` or `edge`."""
@@ -226,7 +223,7 @@ class Lab:
     def _wait_switches(self) -> None:
         for switch in self.switches.values():
             try:
-                wait_until(switch.connected, SWITCH_TIMEOUT, f"{switch.name} connected to the controller")
+                wait_until(switch.connected, SWITCH_TIMEOUT, f"{switch.name} connected to the controller", poll=0.1)
             except LabError as error:
                 raise LabError(f"{error}{tail(self.daemons.log('controller'))}") from error
 

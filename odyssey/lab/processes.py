@@ -6,17 +6,21 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from odyssey.lab.shell import LabError, wait_until
+from odyssey.lab.shell import POLL_INTERVAL, LabError, wait_until
 
 STOP_TIMEOUT = 10.0
 """Seconds that a process has to end by itself after SIGTERM."""
 
 KILL_TIMEOUT = 10.0
 """Seconds until the kernel has ended a process after SIGKILL."""
+
+EXEC_POLLS = 5
+"""Looks at a command line that is empty before it counts as a kernel thread's."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -35,8 +39,6 @@ class Process:
     log: Path
     mark: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    directory: Path = Path("/")
-    """The working directory."""
     writes_pidfile: bool = False
     """The process writes `pidfile` itself (dockerd)."""
 
@@ -57,7 +59,7 @@ def start(process: Process) -> int:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                cwd=process.directory,
+                cwd="/",
                 env={**os.environ, **process.environment},
             )
     except OSError as error:
@@ -95,7 +97,17 @@ def pid_of(pidfile: Path, mark: str) -> int | None:
         pid = int(pidfile.read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         return None
-    return pid if alive(pid) and mark in command_line(pid) else None
+    return pid if alive(pid) and (pid in _children or mark in _settled_command_line(pid)) else None
+
+
+def _settled_command_line(pid: int) -> str:
+    """The command line of a process that may be in the middle of execve(2), when it is empty for a moment."""
+    for _ in range(EXEC_POLLS):
+        line = command_line(pid)
+        if line:
+            return line
+        time.sleep(POLL_INTERVAL)
+    return ""
 
 
 def send(pid: int, number: signal.Signals) -> None:

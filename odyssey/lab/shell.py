@@ -39,13 +39,18 @@ def run(argv: Sequence[str], *, stdin: str | None = None, timeout: float = COMMA
     return result.stdout
 
 
-def wait_until(condition: Callable[[], bool], timeout: float, what: str, log: Path | None = None) -> None:
-    """Wait until a condition holds; raises LabError that says what did not happen, with the end of a log file."""
+def wait_until(
+    condition: Callable[[], bool], timeout: float, what: str, log: Path | None = None, *, poll: float = POLL_INTERVAL
+) -> None:
+    """Wait until a condition holds, looking every `poll` seconds.
+
+    Raises LabError that says what did not happen within `timeout` seconds, with the end of a log file.
+    """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:
             raise LabError(f"{what}: not within {timeout:g} s{tail(log)}")
-        time.sleep(POLL_INTERVAL)
+        time.sleep(poll)
 
 
 def tail(log: Path | None, lines: int = 5) -> str:
