@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The way to one switch, as the rest of the controller sees it; ``controller.openflow.channel`` is the real one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from controller.compiler import Change
+from controller.flows import FlowEntry, GroupEntry
+
+
+class ChannelError(Exception):
+    """A switch refused a request, did not answer in time, or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedEntry:
+    """An entry as a switch holds it: packets and bytes that it matched, seconds since it was added."""
+
+    entry: FlowEntry
+    packets: int
+    octets: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlowReading:
+    """Entries with our tag that a switch holds, and how many others it holds."""
+
+    entries: tuple[CountedEntry, ...]
+    foreign: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReading:
+    """Groups with our tag that a switch holds, and how many others it holds."""
+
+    groups: tuple[GroupEntry, ...]
+    foreign: int
+
+
+class Channel(ABC):
+    """A connection to one switch that has shown its certificate and told its datapath id."""
+
+    @property
+    @abstractmethod
+    def datapath_id(self) -> int:
+        """The datapath id that the switch told."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where the switch connects from."""
+
+    @abstractmethod
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
+
+        If the connection ends meanwhile, it is not known whether they were made.
+        """
+
+    @abstractmethod
+    async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
+        """Read the entries whose cookie agrees with ``cookie`` in the bits of ``mask``; raises ChannelError."""
+
+    @abstractmethod
+    async def read_groups(self) -> GroupReading:
+        """Read all groups; raises ChannelError."""
+
+    @abstractmethod
+    def close(self, reason: str) -> None:
+        """End the connection; ``reason`` goes to the log."""
+
+    @abstractmethod
+    async def closed(self) -> str:
+        """Wait until the connection has ended; returns why."""

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Requests to one switch and their answers, over os-ken's Datapath.
+
+os-ken runs in threads, we in the event loop.  Its threads hand every message over with ``call_soon_threadsafe``; what
+we send is serialised and queued by one thread of this channel, because os-ken's queue blocks when a switch is slow.
+Every wait is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
+
+from controller import texts
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
+from controller.compiler import Change, FlowChange
+from controller.flows import is_our_group, is_ours
+from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
+from controller.openflow.decode import decode_flow, decode_group
+from controller.openflow.encode import encode_change
+
+_P, _O = ofproto_v1_3_parser, ofproto_v1_3
+_log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 10.0  # to the answer of a small request
+SECONDS_PER_ENTRY = 0.002  # more for each entry that is sent or read
+READ_SECONDS = 60.0  # to read a whole switch; os-ken parses some thousand entries in a second
+HANDSHAKE_SECONDS = 10.0
+CHUNK_BYTES = 64 * 1024
+FIRST_XID = 0x80000000  # os-ken's own messages count up from 0
+_BUNDLE_FLAGS = _O.ONF_BF_ATOMIC | _O.ONF_BF_ORDERED
+_WANTED = (
+    _P.OFPSwitchFeatures,
+    _P.OFPBarrierReply,
+    _P.OFPFlowStatsReply,
+    _P.OFPGroupDescStatsReply,
+    _P.OFPErrorMsg,
+    _P.ONFBundleCtrlMsg,
+)
+
+
+@dataclass(slots=True)
+class _Request:
+    """Something that waits for an answer; ``parts`` are the answers of a multipart request so far."""
+
+    future: asyncio.Future[list[Any]]
+    parts: list[Any] = field(default_factory=list)
+
+
+class OpenFlowChannel(Channel):
+    """A switch over os-ken; make it with ``open``."""
+
+    def __init__(self, sock: PairSocket, label: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._label = label
+        self._datapath_id: int | None = None
+        self._xids = itertools.count(FIRST_XID)
+        self._bundles = itertools.count(1)
+        self._requests: dict[int, _Request] = {}
+        self._refusals: dict[int, Any] = {}  # errors that answer a message of ours, by xid
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._end: asyncio.Future[str] = self._loop.create_future()
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix=f"openflow {label}")
+        self._datapath = RepairedDatapath(sock, label, self._from_thread, self._state_from_thread)
+        self._thread = threading.Thread(target=self._serve, name=f"openflow {label}", daemon=True)
+
+    @classmethod
+    async def open(cls, sock: PairSocket, label: str) -> OpenFlowChannel:
+        """Shake hands with the switch at the other end of ``sock``; raises ChannelError."""
+        channel = cls(sock, label)
+        channel._thread.start()
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await channel._ready
+        except TimeoutError:
+            channel.close(f"no OpenFlow handshake within {HANDSHAKE_SECONDS:g} s")
+            raise ChannelError(f"{label}: no OpenFlow handshake within {HANDSHAKE_SECONDS:g} s") from None
+        return channel
+
+    @property
+    def datapath_id(self) -> int:
+        assert self._datapath_id is not None
+        return self._datapath_id
+
+    @property
+    def address(self) -> str:
+        return self._label
+
+    def close(self, reason: str) -> None:
+        self._ended(reason)
+        self._datapath.close()
+
+    async def closed(self) -> str:
+        return await asyncio.shield(self._end)
+
+    # Threads of os-ken
+
+    def _serve(self) -> None:
+        reason = "the switch closed the connection"
+        try:
+            self._datapath.serve()
+        except Exception as error:  # os-ken's parsers raise anything on a malformed message
+            _log.exception("%s: the OpenFlow connection failed", self._label)
+            reason = f"{type(error).__name__}: {error}"
+        finally:
+            self._call(self._ended, reason)
+
+    def _from_thread(self, message: Any) -> None:
+        if isinstance(message, _WANTED):
+            self._call(self._received, message)
+
+    def _state_from_thread(self, state: str) -> None:
+        if state == MAIN:
+            self._call(self._is_ready)
+        elif state == DEAD:
+            self._call(self._ended, "the switch does not answer or closed the connection")
+
+    def _call(self, function: Any, *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is interested any more
+            self._loop.call_soon_threadsafe(function, *args)
+
+    # Event loop
+
+    def _is_ready(self) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _ended(self, reason: str) -> None:
+        if self._end.done():
+            return
+        self._end.set_result(reason)
+        gone = ChannelError(f"{self._label}: {reason}")
+        for request in self._requests.values():
+            if not request.future.done():
+                request.future.set_exception(gone)
+        if not self._ready.done():
+            self._ready.set_exception(gone)
+            self._ready.exception()  # open() raises it, unless it has given up already
+        self._sender.shutdown(wait=False)
+
+    def _received(self, message: Any) -> None:
+        if isinstance(message, _P.OFPSwitchFeatures):
+            self._datapath_id = message.datapath_id
+        elif isinstance(message, _P.OFPErrorMsg):
+            self._refused(message)
+        elif (request := self._requests.get(message.xid)) is not None and not request.future.done():
+            request.parts.append(message)
+            if not getattr(message, "flags", 0) & _O.OFPMPF_REPLY_MORE or isinstance(message, _P.ONFBundleCtrlMsg):
+                request.future.set_result(request.parts)
+
+    def _refused(self, message: Any) -> None:
+        request = self._requests.get(message.xid)
+        if request is not None and not request.future.done():
+            request.future.set_exception(ChannelError(f"{self._label}: {_error_text(message)}"))
+        elif message.xid >= FIRST_XID:
+            self._refusals[message.xid] = message
+        else:
+            _log.warning("%s: %s", self._label, _error_text(message))
+
+    def _new_xid(self) -> int:
+        xid = next(self._xids)
+        if xid == _O.MAX_XID:
+            self._xids = itertools.count(FIRST_XID)
+        return xid
+
+    async def _transmit(self, messages: Sequence[Any]) -> None:
+        """Give messages, which have their xid, to os-ken in order."""
+
+        def work() -> bool:
+            return all(self._datapath.send(chunk) for chunk in _chunks(messages))
+
+        if self._end.done():
+            raise ChannelError(f"{self._label}: {self._end.result()}")
+        if not await self._loop.run_in_executor(self._sender, work):
+            raise ChannelError(f"{self._label}: the connection ended")
+
+    async def _ask(self, message: Any, seconds: float, before: Sequence[Any] = ()) -> list[Any]:
+        """Send messages and wait for the answer to the last one."""
+        xid = self._new_xid()
+        message.set_xid(xid)
+        request = self._requests[xid] = _Request(self._loop.create_future())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._transmit((*before, message))
+                return await request.future
+        except TimeoutError:
+            raise ChannelError(f"{self._label}: no answer within {seconds:g} s to {type(message).__name__}") from None
+        finally:
+            self._requests.pop(xid, None)
+            if request.future.done() and not request.future.cancelled():
+                request.future.exception()  # it is raised above, or nobody waits for it any more
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        bundle = next(self._bundles)
+        seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
+        await self._ask(self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST), ANSWER_SECONDS)
+        adds = {}
+        for change in changes:
+            inner = encode_change(self._datapath, change)
+            message = _P.ONFBundleAddMsg(self._datapath, bundle, _BUNDLE_FLAGS, inner, [])
+            message.set_xid(self._new_xid())
+            adds[message.xid] = (change, message)
+        # A message that cannot be added is refused alone, and a commit would make the others: ask for refusals first.
+        try:
+            await self._ask(_P.OFPBarrierRequest(self._datapath), seconds, [message for _, message in adds.values()])
+            self._raise_refusals({xid: change for xid, (change, _) in adds.items()})
+        except ChannelError:
+            with contextlib.suppress(ChannelError):
+                await self._ask(self._bundle(bundle, _O.ONF_BCT_DISCARD_REQUEST), ANSWER_SECONDS)
+            raise
+        try:
+            await self._ask(self._bundle(bundle, _O.ONF_BCT_COMMIT_REQUEST), seconds)
+        except ChannelError:
+            self._raise_refusals({xid: change for xid, (change, _) in adds.items()})
+            raise
+        await self._ask(_P.OFPBarrierRequest(self._datapath), seconds)
+
+    def _bundle(self, number: int, step: int) -> Any:
+        return _P.ONFBundleCtrlMsg(self._datapath, number, step, _BUNDLE_FLAGS, [])
+
+    def _raise_refusals(self, sent: dict[int, Change]) -> None:
+        refused = {xid: self._refusals.pop(xid) for xid in list(self._refusals) if xid in sent}
+        self._refusals.clear()
+        for xid, message in refused.items():
+            change = sent[xid]
+            what = texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
+            raise ChannelError(
+                f"{self._label}: {len(refused)} of {len(sent)} changes refused, the first ({change.op}): "
+                f"{_error_text(message)}: {what}"
+            )
+
+    async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
+        request = _P.OFPFlowStatsRequest(
+            self._datapath, 0, _O.OFPTT_ALL, _O.OFPP_ANY, _O.OFPG_ANY, cookie, mask, _P.OFPMatch()
+        )
+        found, foreign = [], 0
+        for part in await self._ask(request, READ_SECONDS):
+            for raw in part.body:
+                entry = decode_flow(raw) if is_ours(raw.cookie) else None
+                if entry is None:
+                    foreign += 1
+                else:
+                    seconds = raw.duration_sec + raw.duration_nsec / 1e9
+                    found.append(CountedEntry(entry, raw.packet_count, raw.byte_count, seconds))
+        return FlowReading(tuple(found), foreign)
+
+    async def read_groups(self) -> GroupReading:
+        found, foreign = [], 0
+        for part in await self._ask(_P.OFPGroupDescStatsRequest(self._datapath, 0), READ_SECONDS):
+            for raw in part.body:
+                group = decode_group(raw) if is_our_group(raw.group_id) else None
+                if group is None:
+                    foreign += 1
+                else:
+                    found.append(group)
+        return GroupReading(tuple(found), foreign)
+
+
+def _chunks(messages: Sequence[Any]) -> Iterator[bytearray]:
+    chunk = bytearray()
+    for message in messages:
+        message.serialize()
+        chunk += message.buf
+        if len(chunk) >= CHUNK_BYTES:
+            yield chunk
+            chunk = bytearray()
+    if chunk:
+        yield chunk
+
+
+def _error_text(message: Any) -> str:
+    if message.type == _O.OFPET_EXPERIMENTER:
+        return f"error of experimenter {message.experimenter:#x}, type {message.exp_type}"
+    kind, code = _O.ofp_error_type_to_str(message.type), _O.ofp_error_code_to_str(message.type, message.code)
+    return f"{kind}, {code}"
