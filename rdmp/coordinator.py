@@ -410,7 +410,7 @@ class Coordinator:
         match self.phase:
             case Phase.PREPARING:
                 self._touched.add(peer)
-                remaining = max(self._end - self._now, 0.001)
+                remaining = min(max(self._end - self._now, 0.001), record.deadline)
                 operation = record.participants[peer]
                 message = Prepare(record.id, record.seq, self._epoch, self._low_water, remaining, operation)
             case Phase.COMMITTING:
@@ -456,3 +456,16 @@ class Coordinator:
     def _take(self) -> list[Output]:
         out, self._out = self._out, []
         return out
+
+
+def answer_inquiry(record: TxRecord | None, inquiry: Inquire, peer: str, epoch: int, low_water: int) -> list[Message]:
+    """Answer ``peer``, who is in doubt about a transaction that is finished or unknown here."""
+    if record is None and inquiry.epoch >= epoch:
+        text = f"transaction {inquiry.tx} of epoch {inquiry.epoch} is not known here"
+        return [Error("unknown_tx", text, None, inquiry.tx)]
+    if record is None or peer not in record.participants:
+        return [Abort(inquiry.tx, inquiry.seq, epoch, low_water, "unknown to the decision log")]
+    if record.state == "aborted":
+        return [Abort(record.id, record.seq, epoch, low_water, record.reason)]
+    stages = record.participants[peer]["stages"]
+    return [Commit(record.id, record.seq, epoch, stage) for stage in record.stages if stage in stages]

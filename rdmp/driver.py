@@ -9,11 +9,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rdmp.coordinator import Advance, Answer, Coordinator, Create, Decide, Finished, Output, Send, SetTimer, Tell, Timer
+from rdmp.coordinator import (
+    Advance,
+    Answer,
+    Coordinator,
+    Create,
+    Decide,
+    Finished,
+    Output,
+    Send,
+    SetTimer,
+    Tell,
+    Timer,
+    answer_inquiry,
+)
 from rdmp.decisionlog import DecisionLog
 from rdmp.frames import FrameError
 from rdmp.limits import Limits
-from rdmp.messages import Abort, Commit, Error, Inquire, Message
+from rdmp.messages import Error, Inquire, Message
 from rdmp.records import TxProgress, TxRecord
 from rdmp.rpc import RpcError
 
@@ -192,22 +205,11 @@ class Driver:
     async def _answer_inquiry(self, peer: str, inquiry: Inquire) -> None:
         """Somebody is in doubt about a transaction that nobody drives."""
         record = await self._log.lookup(inquiry.tx)
-        low_water = self._log.low_water()
         if record is not None and not record.finished:
             await self.recover([record])
-        elif record is None and inquiry.epoch >= self._epoch:
-            text = f"transaction {inquiry.tx} of epoch {inquiry.epoch} is not known here"
-            self._send(peer, Error("unknown_tx", text, None, inquiry.tx))
-        elif record is None:
-            reason = "unknown to the decision log, of an older epoch"
-            self._send(peer, Abort(inquiry.tx, inquiry.seq, self._epoch, low_water, reason))
-        elif record.state == "aborted":
-            self._send(peer, Abort(record.id, record.seq, self._epoch, low_water, record.reason))
-        else:
-            stages = record.participants.get(peer, {}).get("stages", {})
-            for stage in record.stages:
-                if stage in stages:
-                    self._send(peer, Commit(record.id, record.seq, self._epoch, stage))
+            return
+        for message in answer_inquiry(record, inquiry, peer, self._epoch, self._log.low_water()):
+            self._send(peer, message)
 
     def _tell(self, drive: _Drive, progress: TxProgress) -> None:
         if drive.on_progress is not None:

@@ -80,6 +80,10 @@ class MemoryEventLog(EventLog):
     async def last_index(self) -> int:
         return self._last
 
+    def all(self) -> tuple[Event, ...]:
+        """Return every event that is kept."""
+        return tuple(self._events)
+
 
 def matches(pattern: str, topic: str) -> bool:
     """Tell whether a topic matches a pattern: ``*`` stands for one level, a last ``>`` for one or more."""

@@ -2,9 +2,9 @@
 """SQLite behind one thread, with group commit: many writes, one `fsync`.
 
 The participant's journal and the orchestrator's store both wait for the disk before they answer. While one COMMIT
-waits, the writes that arrive gather, and the next COMMIT takes them all; so throughput does not end at one write for each
-`fsync`, and an idle database answers after exactly one. (Group commit: DeWitt et al., "Implementation Techniques for
-Main Memory Database Systems", SIGMOD 1984.)
+waits, the writes that arrive gather, and the next COMMIT takes them all; so throughput does not end at one write for
+each `fsync`, and an idle database answers after exactly one. (Group commit: DeWitt et al., "Implementation Techniques
+for Main Memory Database Systems", SIGMOD 1984.)
 """
 
 from __future__ import annotations

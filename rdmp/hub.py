@@ -195,7 +195,7 @@ class Hub(SessionOwner):
         return [
             PeerInfo(peer.name, peer.identity.role, peer.since, peer.boot, session.queued, peer.origin.address)
             for session, peer in self._sessions.items()
-            if peer.identity is not None and session.established
+            if peer.identity is not None and session.established and not session.closing
         ]
 
     # Sessions

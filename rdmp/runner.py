@@ -8,6 +8,7 @@ import functools
 import logging
 import random
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -330,8 +331,11 @@ class _Link(Dialler):
             self._lost.clear()
             try:
                 await self.dial(self._runner.epoch())
-                delay, told = self.limits.reconnect_min, ""
+                told = ""
+                began = time.monotonic()
                 await self._lost.wait()
+                if time.monotonic() - began > self.limits.reconnect_max:
+                    delay = self.limits.reconnect_min  # one that ends at once again is not a success
             except (RpcError, OSError, ValueError) as error:
                 if str(error) != told:  # the same reason again is no news
                     told = str(error)

@@ -16,12 +16,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from rdmp.client import Client
+from rdmp.decisionlog import MemoryDecisionLog
+from rdmp.dialler import Dialler
 from rdmp.endpoints import Endpoint
+from rdmp.events import MemoryEventLog
+from rdmp.hub import Hub
 from rdmp.limits import Limits
+from rdmp.messages import Hello, Message, Welcome
 from rdmp.participant import Effect, Participant, Transaction
 from rdmp.records import TxRecord
-from rdmp.rpc import RpcError, RpcHandler
+from rdmp.rpc import ProgressSender, RpcError, RpcHandler
 from rdmp.runner import ParticipantRunner
+from rdmp.session import Session
 from rdmp.tls import Identity, TlsFiles
 
 CLUSTER = "test"
@@ -91,6 +98,10 @@ class Recorder(Participant):
     restored: tuple[Mapping[str, Any], tuple[str, ...]] = field(default_factory=lambda: ({}, ()))
     on_prepare: Callable[[Transaction], Awaitable[None]] | None = None
     on_commit: Callable[[Transaction, str], Awaitable[None]] | None = None
+
+    def of(self, tx: str) -> list[str]:
+        """Return what was done for one transaction, as words."""
+        return [" ".join(item[:1] + item[2:]) for item in self.log if item[1] == tx]
 
     async def prepare(self, tx: Transaction) -> Effect:
         self.log.append(("prepare", tx.id))
@@ -165,10 +176,84 @@ def record(tx: str, names: Sequence[str], stages: Sequence[str] = ("admit", "nei
     """Return a new record in which each participant takes part in each stage."""
     operation = {"prepare": {"start": []}, "stages": {stage: {} for stage in stages}}
     values: dict[str, Any] = {"deadline": 5.0, **more}
-    return TxRecord(
-        id=tx, seq=0, epoch=0, revision=0, state="preparing", participants=dict.fromkeys(names, operation),
-        stages=tuple(stages), **values,
-    )  # fmt: skip
+    return TxRecord(tx, 0, 0, 0, "preparing", dict.fromkeys(names, operation), tuple(stages), **values)
+
+
+@dataclass
+class Cluster:
+    """A CA, a decision log and an event log that outlive hubs."""
+
+    folder: Path
+    pki: Pki
+    log: MemoryDecisionLog = field(default_factory=MemoryDecisionLog)
+    events: MemoryEventLog = field(default_factory=MemoryEventLog)
+    handler: Echo = field(default_factory=Echo)
+
+    @contextlib.asynccontextmanager
+    async def hub(
+        self, epoch: int = 1, port: int = 0, limits: Limits = FAST, name: str = "o1"
+    ) -> AsyncIterator[tuple[Hub, int]]:
+        """Run a hub between enter and exit; gives it and its TLS port."""
+        files = self.pki.issue("orchestrator", name)
+        hub = Hub(files.identity(), self.log, self.events, self.handler, epoch, "i1", limits)
+        await hub.recover()
+        port = await hub.serve_tls("127.0.0.1", port, files.server_context())
+        try:
+            yield hub, port
+        finally:
+            await hub.close()
+
+    @contextlib.asynccontextmanager
+    async def participants(
+        self, port: int, *names: str, limits: Limits = FAST
+    ) -> AsyncIterator[dict[str, tuple[Recorder, ParticipantRunner]]]:
+        """Run recording participants; their journals are kept in the folder."""
+        async with contextlib.AsyncExitStack() as stack:
+            started = {}
+            for name in names:
+                recorder = Recorder()
+                files = self.pki.issue("controller" if name == "controller" else "agent", name)
+                runner = await stack.enter_async_context(
+                    running(recorder, self.folder / f"{name}.journal", files, [port], limits)
+                )
+                started[name] = (recorder, runner)
+            yield started
+
+    async def dial_raw(self, port: int, files: TlsFiles, epoch: int = 0, boot: str = "raw") -> Session:
+        """Return a session that has shaken hands and does nothing else."""
+
+        class Raw(Dialler):
+            def session_opened(self, session: Session) -> None:
+                session.send(Hello((1, 1), self.me.name, self.me.role, boot, epoch))
+
+            def welcomed(self, session: Session, welcome: Welcome) -> None:
+                pass
+
+            def received(self, session: Session, message: Message) -> None:
+                pass
+
+            def lost(self, session: Session, reason: str) -> None:
+                pass
+
+            async def session_call(
+                self, session: Session, method: str, params: Mapping[str, Any], progress: ProgressSender
+            ) -> Mapping[str, Any]:
+                return {}
+
+        return await Raw(Endpoint("tls", "127.0.0.1", port), files, files.identity(), FAST).dial(epoch)
+
+    async def client(self, port: int, role: str = "operator", name: str = "alice", limits: Limits = FAST) -> Client:
+        """Return a connected client."""
+        client = Client(limits)
+        await client.connect(Endpoint("tls", "127.0.0.1", port), self.pki.issue(role, name))
+        return client
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until a condition holds; raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
