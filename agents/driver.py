@@ -24,6 +24,10 @@ class NodeError(Exception):
         self.detail = dict(detail or {})
 
 
+class NodeHeld(NodeError):
+    """The node's name belongs to another transaction, which may be about to let go of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What stands of a node on the host."""
@@ -79,7 +83,10 @@ class HostDriver(ABC):
 
     @abstractmethod
     async def start(self, spec: NodeSpec, tx: str) -> NodeFacts:
-        """Create, attach and start a node for a transaction, or find what an earlier call left and complete it."""
+        """Create, attach and start a node for a transaction, or find what an earlier call left and complete it.
+
+        Raises NodeHeld while another transaction holds the name.
+        """
 
     @abstractmethod
     async def keep(self, spec: NodeSpec, tx: str) -> Sequence[str]:

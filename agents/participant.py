@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agents.driver import HostDriver, NodeError, NodeFacts
+from agents.driver import HostDriver, NodeError, NodeFacts, NodeHeld
 from agents.health import Unhealthy, until_healthy
 from agents.restore import Publish, Restorer
 from agents.spec import Committed, NodeSpec, Operation
@@ -19,6 +19,8 @@ from rdmp.rpc import RpcError
 from schemas import Fault, SchemaError
 
 Json = Mapping[str, Any]
+NAME_WAIT = 10.0  # seconds that a node waits until an aborted transaction has let go of its name
+NAME_POLL = 0.1
 LOG_LINES = 20  # of a node that did not start, shown with the reason
 METHODS = ("connections", "images", "logs", "observe", "status")
 TAIL_LIMIT = 1000  # lines of log that one call may ask for
@@ -121,18 +123,30 @@ class AgentParticipant(Participant):
         return Refused("; ".join(reasons), {"nodes": detail})
 
     async def _start(self, spec: NodeSpec, tx: str) -> Json:
+        """Start a node; while an aborted transaction is still letting go of its name, wait for that."""
         loop = asyncio.get_running_loop()
-        async with self._table.locked(spec.node), self._starts:
-            begun = loop.time()
-            facts = await self._driver.start(spec, tx)
-            started = loop.time()
-            answer = await self._healthy(spec)
-            return {
-                "container": facts.container,
-                "sandbox": facts.sandbox,
-                "health": answer,
-                "seconds": {"start": round(started - begun, 4), "health": round(loop.time() - started, 4)},
-            }
+        end = loop.time() + NAME_WAIT
+        while True:
+            try:
+                async with self._table.locked(spec.node), self._starts:
+                    return await self._start_now(spec, tx)
+            except NodeHeld:
+                if loop.time() > end:
+                    raise
+            await asyncio.sleep(NAME_POLL)
+
+    async def _start_now(self, spec: NodeSpec, tx: str) -> Json:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        facts = await self._driver.start(spec, tx)
+        started = loop.time()
+        answer = await self._healthy(spec)
+        return {
+            "container": facts.container,
+            "sandbox": facts.sandbox,
+            "health": answer,
+            "seconds": {"start": round(started - begun, 4), "health": round(loop.time() - started, 4)},
+        }
 
     async def _healthy(self, spec: NodeSpec) -> str:
         """Wait until the node is healthy; returns what the check answered."""
@@ -207,8 +221,9 @@ class AgentParticipant(Participant):
             node = self._table.committed(name)
             if node is None:
                 return _Done(degraded=f"node {name} is not on host {self._host}")
-            if int(document["revision"]) >= int(node.spec.neighbours["revision"]):
-                node = replace(node, spec=node.spec.with_neighbours(document))
+            if int(document["revision"]) < int(node.spec.neighbours["revision"]):
+                return _Done()  # a late repeat; what stands is newer
+            node = replace(node, spec=node.spec.with_neighbours(document))
             degraded = None
             try:
                 await self._driver.neighbours(node.spec)

@@ -16,16 +16,13 @@ from agents.docker.engine import Engine, EngineError
 from agents.docker.events import EventStream
 from agents.docker.node import NodeContainers, together
 from agents.docker.pool import Pool
-from agents.driver import HostDriver, HostFacts, NodeError, NodeEvent, NodeFacts, NodeState
+from agents.driver import HostDriver, HostFacts, NodeError, NodeEvent, NodeFacts, NodeHeld, NodeState
 from agents.files import NodeFiles
 from agents.health import Probe, probe
 from agents.network import Network, NetworkError
 from agents.secrets import SecretError, Secrets
 from agents.spec import NodeSpec
 
-CLAIM_WAIT = 10.0  # seconds that a node waits until an aborted transaction has let go of its name
-CLAIM_POLL = 0.1
-LOG_TAIL = 20  # lines of log that a failed start shows
 _RUNNING = ("running", "paused", "restarting")
 
 P = ParamSpec("P")
@@ -112,27 +109,17 @@ class DockerDriver(HostDriver):
 
     @_for_people
     async def start(self, spec: NodeSpec, tx: str) -> NodeFacts:
-        await self._wait_for_name(spec.node, tx)
-        if await asyncio.to_thread(self._files.claimed, spec.node) is not None:
+        claim = await asyncio.to_thread(self._files.claimed, spec.node)
+        if claim is not None and claim.tx != tx:
+            raise NodeHeld(
+                f"the name belongs to transaction {claim.tx}, which is not finished on this host;"
+                f" look at it with: odysseyctl tx show {claim.tx}"
+            )
+        if claim is not None:
             await self._containers.mend(spec, tx)
             return (await self.nodes())[spec.node]
         workload, sandbox = await self._containers.create(spec, tx)
         return NodeFacts("running", workload, sandbox, spec.image_id, tx)
-
-    async def _wait_for_name(self, node: str, tx: str) -> None:
-        """Wait while another transaction, which was aborted, is still letting go of the node's name."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + CLAIM_WAIT
-        while True:
-            claim = await asyncio.to_thread(self._files.claimed, node)
-            if claim is None or claim.tx == tx:
-                return
-            if loop.time() > end:
-                raise NodeError(
-                    f"node {node} belongs to transaction {claim.tx}, which is not finished on this host;"
-                    f" look at it with: odysseyctl tx show {claim.tx}"
-                )
-            await asyncio.sleep(CLAIM_POLL)
 
     @_for_people
     async def keep(self, spec: NodeSpec, tx: str) -> Sequence[str]:
