@@ -136,6 +136,9 @@ class Engine:
             if call.goal is None:  # nothing was begun, so the id may be used again with better input
                 await self._calls.forget(call)
             raise
+        except Exception:
+            _log.exception("call %s failed inside; repeat it with the same id to take it up again", call.id)
+            raise
         finally:
             self._running.pop(call.id, None)
             await self.locks.release(call.id)
@@ -145,14 +148,23 @@ class Engine:
     ) -> Mapping[str, Any]:
         call, error, state = await self._steps(call, planned, work)
         if state == "failed" and call.request.get("options", {}).get("atomic"):
-            after = await self._snapshot(None)
-            work.tell({"kind": "message", "text": "undoing what was committed (--atomic)"})
-            compensation = plan(after, undo(goal, before, after), PlanOptions())
-            call, undo_error, undo_state = await self._steps(call, compensation, work)
-            error = {**(error or {}), "undone": undo_state == "done", "undo": undo_error}
+            call, undone = await self._undo(call, undo(goal, before), work)
+            error = {**(error or {}), "undone": undone is None, "undo": undone}
         answer = self._answer(call, planned, state, error)
         await self._calls.save(replace(call, state=state, answer=answer))
         return answer
+
+    async def _undo(self, call: Call, goal: Goal | None, work: _Work) -> tuple[Call, Mapping[str, Any] | None]:
+        """Lead back by compensating transactions; the second value tells what failed, None if nothing did."""
+        if goal is None:
+            return call, {"code": "no_way_back", "message": "nothing leads back from this change"}
+        work.tell({"kind": "message", "text": "undoing what was committed"})
+        try:
+            compensation = plan(await self._snapshot(None), goal, PlanOptions())
+        except PlanRefused as refused:
+            return call, {"code": "refused", "message": str(refused)}
+        call, error, _ = await self._steps(call, compensation, work)
+        return call, error
 
     async def _begin(self, call: Call, wish: Wish | None, work: _Work) -> tuple[Goal, Plan, Snapshot]:
         """Plan on the newest state and take the plan's locks in the same step of the event loop."""

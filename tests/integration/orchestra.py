@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A whole odysseyd with agents and a controller that keep what they were told in memory, over real TLS sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from odyssey.config import Config, OrchestratorLimits
+from odyssey.daemon import running
+from odyssey.security.ca import CertificateAuthority
+from rdmp.client import Client
+from rdmp.endpoints import Endpoint
+from rdmp.hub import Hub
+from rdmp.limits import Limits
+from rdmp.participant import Effect, Participant, Refused, Transaction
+from rdmp.rpc import RpcError
+from rdmp.runner import ParticipantRunner
+from rdmp.tls import Identity, TlsFiles
+
+ROOT = Path(__file__).resolve().parents[2]
+PLATFORM: dict[str, Any] = json.loads((ROOT / "examples/shop/platform.json").read_text())
+INVENTORY: dict[str, Any] = json.loads((ROOT / "examples/lab/inventory.json").read_text())
+HOSTS = tuple(INVENTORY["hosts"])
+RDMP = {"peer_wait": 0.5, "stage_wait": 1.0, "repeat_interval": 0.2, "reconnect_max": 0.2, "inquire_interval": 0.2}
+Json = Mapping[str, Any]
+
+
+@dataclass
+class Recorder(Participant):
+    """Votes yes (or no, with `refusal`), keeps what it carried out, and waits at `gates` to be let on."""
+
+    name: str
+    refusal: str | None = None
+    seen: list[tuple[str, str, str]] = field(default_factory=list)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: int = 0
+
+    async def _pass(self, gate: str) -> None:
+        if gate in self.gates:
+            self.reached.set()
+            await self.gates[gate].wait()
+
+    async def prepare(self, tx: Transaction) -> Effect:
+        self.seen.append((tx.id, "prepare", ""))
+        await self._pass("prepare")
+        if self.refusal:
+            raise Refused(self.refusal)
+        return Effect()
+
+    async def commit(self, tx: Transaction, stage: str) -> Effect:
+        await self._pass(stage)
+        self.seen.append((tx.id, "commit", stage))
+        return Effect(state={f"{tx.id}/{stage}": tx.operation["stages"][stage]})
+
+    async def abort(self, tx: Transaction) -> Effect:
+        self.seen.append((tx.id, "abort", ""))
+        return Effect()
+
+    async def status(self, tx_id: str) -> Json:
+        return {"tx": tx_id}
+
+    async def observe(self) -> Json:
+        return {"revision": 0, "nodes": {}, "host": self.name}
+
+    async def call(self, method: str, params: Json, progress: Any) -> Json:
+        match method:
+            case "images":
+                return {reference: "sha256:" + "a" * 64 for reference in params["references"]}
+            case "connections":
+                return {node: {"inbound": self.connections, "outbound": 0} for node in params["nodes"]}
+            case "compile":
+                return {"switches": {}, "refusals": []}
+        raise RpcError("unknown_method", method)
+
+    async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
+        return None
+
+
+class Orchestra:
+    """odysseyd in this process; `stop` and `start` are a restart with everything on disk kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self.authority = CertificateAuthority.create(folder / "ca", "lab")
+        self.authority.issue("orchestrator", "odysseyd", folder / "pki")
+        self.members = {name: Recorder(name) for name in (*HOSTS, "controller")}
+        self.hub: Hub | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self._runners: dict[str, tuple[ParticipantRunner, asyncio.Task[None]]] = {}
+
+    async def start(self) -> None:
+        config = Config(
+            cluster="lab", state_dir=self.folder / "state", pki_dir=self.folder / "pki", ca_dir=self.folder / "ca",
+            unix_socket=self.folder / "odysseyd.sock", tls_listen=("127.0.0.1", self.port), enrol_listen=None,
+            limits=OrchestratorLimits(settle_interval=0.2, lock_wait=5.0, drain_poll=0.02), rdmp=RDMP,
+        )  # fmt: skip
+        self.hub = await self._stack.enter_async_context(running(config))
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+        self._stack = contextlib.AsyncExitStack()
+
+    async def join(self, *names: str) -> None:
+        for name in names or tuple(self.members):
+            role = "controller" if name == "controller" else "agent"
+            folder = self.folder / "members" / name
+            self.authority.issue(role, name, folder)
+            files = TlsFiles(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+            endpoint = Endpoint.parse(f"tls:127.0.0.1:{self.port}")
+
+            runner = ParticipantRunner(
+                self.members[name], folder / "journal.db", Identity("lab", role, name), [endpoint], files,
+                Limits.from_table(RDMP),
+            )  # fmt: skip
+            self._runners[name] = runner, asyncio.create_task(runner.run())
+            await asyncio.wait_for(runner.connected(), 5)
+
+    async def leave(self, *names: str) -> None:
+        for name in names or tuple(self._runners):
+            runner, task = self._runners.pop(name)
+            await runner.stop()
+            await task
+
+    @contextlib.asynccontextmanager
+    async def operator(self) -> AsyncIterator[Client]:
+        async with Client() as client:
+            await client.connect(Endpoint.parse(f"unix:{self.folder / 'odysseyd.sock'}"))
+            yield client
+
+    async def serve(self, service: str, call_id: str, system: Json, **options: Any) -> Json:
+        """Make one service call over the Unix socket."""
+        request = {"SYSServiceID": service, "id": call_id, "data": [{"System": system}], "options": options}
+        async with self.operator() as client:
+            return await client.call("service.call", request, timeout=30)
+
+    async def ask(self, method: str, **params: Any) -> Json:
+        async with self.operator() as client:
+            return await client.call(method, params)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
