@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from odyssey.security.ca import CertificateAuthority
 from odyssey.security.enrol import EnrolLimits, EnrolServer, enrol_context
 from odyssey.security.tokens import JoinTokens, MemoryTokenStore, TokenRecord, split_token
+from rdmp.endpoints import Endpoint
+from rdmp.enrolment import EnrolmentError, enrol
 from rdmp.frames import Decoder, encode
 
 SMALL = EnrolLimits(handshake_timeout=0.5, idle_timeout=0.5, burst=1000, lifetime=5)
@@ -145,6 +147,27 @@ async def test_a_good_token_gives_a_certificate_of_the_pinned_ca(site: Site) -> 
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["odyssey://lab/agent/h1"]
     assert site.issued == [{"role": "agent", "name": "h1", "address": "127.0.0.1"}]
+
+
+async def test_the_agents_enrolment_gets_files_for_mutual_tls(site: Site, tmp_path: Path) -> None:
+    token = await site.tokens.create("agent", "h1")
+    endpoint = Endpoint.parse(f"tls:127.0.0.1:{site.port}")
+    joined = await enrol(endpoint, token.text, "agent", "h1", tmp_path / "h1")
+    assert str(joined.identity) == "odyssey://lab/agent/h1"
+    assert joined.files.identity() == joined.identity
+    joined.files.client_context()
+    with pytest.raises(EnrolmentError, match="already used"):
+        await enrol(endpoint, token.text, "agent", "h1", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+async def test_the_agents_enrolment_stops_at_an_impostor(site: Site, tmp_path: Path) -> None:
+    impostor = Site(tmp_path / "impostor")
+    await impostor.start()
+    token = await site.tokens.create("agent", "h1")
+    with pytest.raises(EnrolmentError, match="another CA"):
+        await enrol(Endpoint.parse(f"tls:127.0.0.1:{impostor.port}"), token.text, "agent", "h1", tmp_path / "h1")
+    await impostor.close()
 
 
 async def test_reuse_is_refused(site: Site) -> None:
