@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Small clusters for the tests of the model, the planner and the services, and participants that obey a plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import schemas
+from odyssey.model import Snapshot
+from odyssey.model.naming import CONTROLLER
+from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, TransactionStep, plan, resolve
+from odyssey.planning.documents import binding, dependencies, intent
+from odyssey.services.wish import Wish
+
+Json = dict[str, Any]
+ROOT = Path(__file__).parents[3]
+EDGE: Json = {
+    "ports": [{"switch": "sw1", "port": 201}],
+    "prefix": "203.0.113.0/24",
+    "gateway": "203.0.113.1",
+    "peer": {"address": "203.0.113.2", "mac": "02:cc:00:00:00:01"},
+}
+
+
+def inventory(hosts: int = 3, *, cpus: float = 8, memory: int = 8192, nodes: int = 50) -> Json:
+    """The lab with any number of hosts; host i has label zone = z<i>."""
+    switches = {f"sw{n}": {"datapathId": f"{n:016x}", "profile": "openvswitch", "maxEntries": 1000} for n in (1, 2)}
+    return {
+        "cluster": "lab",
+        "fabric": {
+            "mac": "02:fa:00:00:00:01",
+            "gateway": "169.254.1.1",
+            "transitVlan": 4000,
+            "mtu": 1500,
+            "switches": switches,
+            "links": [{"a": {"switch": "sw1", "port": 101}, "b": {"switch": "sw2", "port": 101}}],
+            "borders": {"edge": deepcopy(EDGE)},
+        },
+        "hosts": {
+            f"h{n}": {
+                "labels": {"zone": f"z{n}"},
+                "capacity": {"cpus": cpus, "memoryMiB": memory, "nodes": nodes},
+                "attachments": [
+                    {"nic": "eth0", "switch": "sw1", "port": n},
+                    {"nic": "eth1", "switch": "sw2", "port": n},
+                ],
+            }
+            for n in range(1, hosts + 1)
+        },
+    }
+
+
+def opening(*ports: int) -> Json:
+    """TCP ports as a platform document opens them."""
+    return {"ports": [{"protocol": "tcp", "port": port} for port in ports]}
+
+
+def network(number: int, *, count: int | None = 1, most: int = 8, standby: int = 0, **more: Any) -> Json:
+    """The document of a network; `number` gives its subnet and VLAN."""
+    scale = {"min": 0, "max": most, "standby": standby} | ({} if count is None else {"count": count})
+    document: Json = {
+        "subnet": f"10.{number}.0.0/24",
+        "vlan": 100 + number,
+        "image": "demo:1",
+        "scale": scale,
+        "health": {"type": "tcp", "port": 80},
+        "resources": {"cpus": 0.5, "memoryMiB": 128},
+    }
+    return document | more
+
+
+def platform(networks: Mapping[str, Json], name: str = "shop") -> Json:
+    """A platform document."""
+    return {"platform": name, "networks": dict(networks)}
+
+
+def shop() -> Json:
+    """The example of the documentation."""
+    document: Json = json.loads((ROOT / "examples/shop/platform.json").read_text(encoding="utf-8"))
+    return document
+
+
+def snapshot(
+    documents: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    hosts: int = 3,
+    index: int = 0,
+    images: Iterable[str] = ("demo:1", "shop-lb:1", "shop-app:1", "shop-db:1"),
+    absent: Iterable[str] = (),
+    **more: Any,
+) -> Snapshot:
+    """A snapshot of the lab in which every host is connected and has every image."""
+    documents = {"inventory": inventory(hosts)} if documents is None else documents
+    names = [f"h{n}" for n in range(1, hosts + 1)]
+    known = {reference: f"sha256:{n:064x}" for n, reference in enumerate(images)}
+    return Snapshot.from_documents(
+        index,
+        documents,
+        images=dict.fromkeys(names, known),
+        present=frozenset({*names, CONTROLLER}.difference(absent)),
+        **more,
+    )
+
+
+class World:
+    """Agents and a controller that carry out plans and check that every operation is well formed."""
+
+    def __init__(self, start: Snapshot | None = None) -> None:
+        self.state = start if start is not None else snapshot()
+        self.containers: dict[str, set[str]] = {}
+        self.files: dict[str, Json] = {}
+        self.intent: dict[str, Any] = {}
+
+    def copy(self) -> World:
+        """An independent copy."""
+        other = World(self.state)
+        other.containers = {host: set(nodes) for host, nodes in self.containers.items()}
+        other.files, other.intent = dict(self.files), dict(self.intent)
+        return other
+
+    def wish(self, wish: Wish, options: PlanOptions | None = None) -> Plan:
+        """Resolve, plan and carry out."""
+        goal = resolve(wish, self.state)
+        made = plan(self.state, goal, options)
+        for step in made.steps:
+            self.carry_out(step)
+        return made
+
+    def reach(self, goal: Goal, options: PlanOptions | None = None) -> Plan:
+        """Plan and carry out."""
+        made = plan(self.state, goal, options)
+        for step in made.steps:
+            self.carry_out(step)
+        return made
+
+    def carry_out(self, step: TransactionStep | DrainStep) -> None:
+        """Do one step as real participants would."""
+        if isinstance(step, DrainStep):
+            for node, host in step.nodes:
+                assert node in self.containers[host]
+                assert self.state.nodes[node].phase == "draining"
+            return
+        assert step.participants, step.title
+        assert not self.state.reserved.intersection(step.objects)
+        for name, operation in step.participants.items():
+            schemas.check("controller-operation" if name == CONTROLLER else "agent-operation", operation)
+            assert set(operation["stages"]) <= set(step.stages)
+            self._prepare(name, operation)
+        for stage in step.stages:
+            for name, operation in step.participants.items():
+                if stage in operation["stages"]:
+                    self._commit(name, stage, operation["stages"][stage])
+        for event in step.events:
+            schemas.check("event", event)
+        self.state = self.state.folded(step.changes)
+
+    def _prepare(self, name: str, operation: Mapping[str, Any]) -> None:
+        if name == CONTROLLER:
+            merged: Json = {}
+            for stage in operation["stages"].values():
+                merged |= stage["changes"]
+            assert operation["prepare"]["changes"] == merged
+            return
+        for spec in (operation["prepare"] or {}).get("start", []):
+            assert spec["node"] not in self.containers.setdefault(name, set()), "started twice"
+            self.containers[name].add(spec["node"])
+            self.files[spec["node"]] = spec["neighbours"]
+
+    def _commit(self, name: str, stage: str, work: Json) -> None:
+        if name == CONTROLLER:
+            for key, document in work["changes"].items():
+                if document is None:
+                    self.intent.pop(key)
+                else:
+                    self.intent[key] = document
+            return
+        here = self.containers.setdefault(name, set())
+        for node, file in work.get("files", {}).items():
+            assert node in here
+            assert file["revision"] > self.files[node]["revision"], "an older file would win"
+            self.files[node] = file
+        if stage == "admit":
+            assert here.issuperset(work["nodes"]) and here.issuperset(work.get("standby", []))
+        if stage == "stop":
+            assert here.issuperset(work["nodes"])
+            here.difference_update(work["nodes"])
+
+
+def check(world: World) -> None:
+    """Everything that must be true between any two steps."""
+    state = world.state
+    assert state.inventory is not None
+    addresses = [node.address for node in state.nodes.values()]
+    assert len(addresses) == len(set(addresses)), "two nodes with one address"
+    _check_hosts(state)
+    for host, nodes in world.containers.items():
+        assert nodes == {node.name for node in state.nodes.values() if node.host == host}
+    _check_intent(world)
+    for node in state.nodes.values():
+        definition = state.network(node.key)
+        assert definition is not None
+        assert node.address in definition.subnet
+        assert node.mac == "02:00:" + ":".join(f"{byte:02x}" for byte in IPv4Address(node.address).packed)
+        assert world.files[node.name]["dependencies"] == dependencies(state, definition), "neighbours are incomplete"
+    for key, network_state in state.networks.items():
+        ids = [other.id for other in state.networks.values()]
+        assert ids.count(network_state.id) == 1, key
+
+
+def _check_hosts(state: Snapshot) -> None:
+    assert state.inventory is not None
+    for host in state.inventory.hosts.values():
+        nodes = [node for node in state.nodes.values() if node.host == host.name]
+        needs = [definition.resources for node in nodes if (definition := state.network(node.key)) is not None]
+        assert len(nodes) <= host.nodes
+        assert sum(need.millicpus for need in needs) <= host.capacity.millicpus
+        assert sum(need.memory for need in needs) <= host.capacity.memory
+
+
+def _check_intent(world: World) -> None:
+    expected: Json = {}
+    state = world.state
+    if "inventory" in world.intent:
+        assert state.inventory is not None
+        expected["inventory"] = state.inventory.for_controller()
+    for item in state.platforms.values():
+        expected |= intent(item, state.networks)
+    for node in state.nodes.values():
+        expected[f"binding/{node.name}"] = binding(node, node.phase)
+    assert world.intent == expected
