@@ -112,7 +112,7 @@ def _prepare(connection: sqlite3.Connection) -> str:
             f"the store has schema version {found['schema']}, this odysseyd knows {SCHEMA_VERSION}; "
             "start a newer odysseyd, or restore the backup made before the upgrade"
         )
-    return found["incarnation"]
+    return str(found["incarnation"])
 
 
 def _raise_epoch(connection: sqlite3.Connection, holder: str) -> int:
