@@ -23,16 +23,15 @@ class FaultLine:
     message: str
 
     def text(self) -> str:
-        """`$.networks.app.scale.min: found 5, allowed at most 2 (min is above max)`."""
-        parts = [f"{self.path or '$'}: "]
-        if self.expected:
+        """`$.networks.app.scale.min: found 5, expected at most 2`.
+
+        The message is a whole sentence and mostly begins with the path; where there is none, one is made.
+        """
+        message = self.message
+        if not message:
             found = "nothing" if self.found is None else _short(self.found)
-            parts.append(f"found {found}, allowed: {self.expected}")
-            if self.message and self.message != self.expected:
-                parts.append(f" ({self.message})")
-        else:
-            parts.append(self.message)
-        return clean("".join(parts))
+            message = f"found {found}, expected {self.expected}"
+        return clean(message if message.startswith(self.path) else f"{self.path}: {message}")
 
 
 def fault_lines(faults: Sequence[Any]) -> tuple[FaultLine, ...]:

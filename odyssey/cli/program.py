@@ -51,7 +51,7 @@ class Program(click.Group):
     help="Your certificate: cert.pem, key.pem and ca.pem.",
 )  # fmt: skip
 @click.option(
-    "--reconnect", envvar="ODYSSEYCTL_RECONNECT", show_envvar=True, callback=duration,
+    "--reconnect", envvar="ODYSSEYCTL_RECONNECT", show_envvar=True, callback=duration, metavar="DURATION",
     default=f"{DEFAULT_RECONNECT:g}s",
     help=f"How long to look for odysseyd after a connection was lost (default: {DEFAULT_RECONNECT:g}s).",
 )  # fmt: skip

@@ -48,14 +48,15 @@ def _check_id(_context: click.Context, _parameter: click.Parameter, value: str |
 
 def call_options(command: F) -> F:
     """Add the options of every command that changes something; the command gets one `CallOptions`."""
-    for option in (
+    options = (
         click.option("--id", "call_id", callback=_check_id, help="Id of the call; repeat a command with the same id."),
         click.option("--index", type=click.IntRange(min=0), help="Refuse if the state is not at this index any more."),
         click.option("--atomic", is_flag=True, help="Undo committed steps if a later one fails."),
         click.option("--dry-run", is_flag=True, help="Show the plan only; exit 0 (no change) or 1 (some)."),
         click.option("--flows", is_flag=True, help="With --dry-run: show the switch entries too."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
-    ):
+    )
+    for option in reversed(options):  # a decorator that is applied later is shown earlier
         command = option(command)
     return command
 

@@ -68,7 +68,12 @@ def show(app: App, name: str) -> None:
 @host.command()
 @click.argument("name")
 @click.option(
-    "--ttl", callback=duration, default="1h", show_default=True, help="How long the token is good (30m, 1h, 2d)."
+    "--ttl",
+    metavar="DURATION",
+    callback=duration,
+    default="1h",
+    show_default=True,
+    help="How long the token is good (30m, 1h, 2d).",
 )
 @click.option("--enrol", metavar="HOST:PORT", help="Where the new host reaches the enrolment port.")
 @click.option("--role", type=click.Choice(["agent", "controller"]), default="agent", show_default=True)

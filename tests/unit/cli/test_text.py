@@ -11,7 +11,7 @@ import pytest
 from odyssey.cli.faults import fault_lines
 from odyssey.cli.planview import entry_text, joined
 from odyssey.cli.text import cell, clean, columns, plural, seconds, since
-from schemas import Fault
+from schemas import Fault, validate
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,17 @@ def test_counts_and_columns() -> None:
     assert columns([]) == []
 
 
-def test_faults_tell_path_found_and_allowed() -> None:
-    [line] = fault_lines([Fault("$.networks.app.scale.min", 5, "at most 2", "min is above max")])
-    assert line.text() == "$.networks.app.scale.min: found 5, allowed: at most 2 (min is above max)"
-    [line] = fault_lines([{"path": "$.networks", "expected": "an object", "message": "missing"}])
-    assert line.text() == "$.networks: found nothing, allowed: an object (missing)"
+def test_faults_tell_path_found_and_expected() -> None:
+    faults = validate("platform", {"platform": "Shop", "networks": {"app": {"vlan": 9999}}})
+    lines = [line.text() for line in fault_lines(faults)]
+    assert "$.networks.app.vlan: found 9999, expected at most 4094" in lines
+    assert len(lines) == len(set(lines)) == len(faults)
+    [line] = fault_lines([Fault("$.networks.app", 5, "at most 2", "min is above max")])
+    assert line.text() == "$.networks.app: min is above max"
+    [line] = fault_lines([{"path": "$.networks", "expected": "an object"}])
+    assert line.text() == "$.networks: found nothing, expected an object"
     [line] = fault_lines([{"path": "$", "found": "x" * 200, "expected": "less", "message": ""}])
-    assert line.text().endswith("..., allowed: less")
+    assert line.text().endswith("..., expected less")
 
 
 def test_entries_in_the_manner_of_ovs_ofctl() -> None:
