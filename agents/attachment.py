@@ -164,36 +164,49 @@ def node_commands(attachment: Attachment, numbers: Sequence[int]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """What differs from the attachment: whether the address is missing, and the NICs to make anew with the reason."""
+    """What of an attachment does not stand: the address, links to make anew, links to set up anew (with the reason)."""
 
     address: bool = False
-    nics: Mapping[int, str] = field(default_factory=dict)
+    links: Mapping[int, str] = field(default_factory=dict)
+    settings: Mapping[int, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return self.address or bool(self.nics)
+        return self.address or bool(self.links) or bool(self.settings)
+
+    def told(self) -> tuple[str, ...]:
+        """Return what is wrong in words for people."""
+        nics = {**self.links, **self.settings}
+        told = tuple(f"{device(number)} {nics[number]}" for number in sorted(nics))
+        return (("lo had no address",) if self.address else ()) + told
 
 
 def compare(attachment: Attachment, facts: Facts, nics: Mapping[str, HostNic]) -> Wrong:
     """Tell what of the attachment does not stand. NICs whose parent is down are left out: nothing can be done."""
-    wrong = {}
+    links, settings = {}, {}
     for number in usable(attachment, nics):
-        if reason := _nic_fault(attachment, number, facts, nics[attachment.nics[number]]):
-            wrong[number] = reason
-    return Wrong(address=f"{attachment.address}/32" not in facts.addresses, nics=wrong)
+        if reason := _link_fault(attachment, number, facts, nics[attachment.nics[number]]):
+            links[number] = reason
+        elif reason := _setting_fault(attachment, number, facts):
+            settings[number] = reason
+    return Wrong(f"{attachment.address}/32" not in facts.addresses, links, settings)
 
 
-def _nic_fault(attachment: Attachment, number: int, facts: Facts, parent: HostNic) -> str | None:
-    name = device(number)
-    link = facts.links.get(name)
+def _link_fault(attachment: Attachment, number: int, facts: Facts, parent: HostNic) -> str | None:
+    link = facts.links.get(device(number))
     if link is None:
-        return "missing"
-    expected = Link("macvlan", "vepa", attachment.mac.lower(), attachment.mtu, parent.index, up=True, arp=False)
-    if link != expected:
-        return f"is {link}, expected {expected}"
+        return "was missing"
+    expected = Link("macvlan", "vepa", attachment.mac.lower(), attachment.mtu, parent.index, up=link.up, arp=link.arp)
+    return None if link == expected else f"was {link}, expected {expected}"
+
+
+def _setting_fault(attachment: Attachment, number: int, facts: Facts) -> str | None:
+    name = device(number)
+    if not facts.links[name].up or facts.links[name].arp:
+        return "was down or resolved addresses"
     if (name, attachment.gateway, FIRST_METRIC + number, attachment.address) not in facts.routes:
-        return "has no default route"
+        return "had no default route"
     if (name, attachment.gateway, attachment.fabric_mac.lower()) not in facts.neighbours:
-        return "has no permanent neighbour"
+        return "had no permanent neighbour"
     return None
 
 

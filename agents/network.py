@@ -40,17 +40,19 @@ class Network:
         wrong = plan.compare(attachment, facts, nics)
         if not wrong:
             return ()
-        old = [plan.device(number) for number in wrong.nics if plan.device(number) in facts.links]
+        old = [plan.device(number) for number in wrong.links if plan.device(number) in facts.links]
         if old:
             await _ip(["-batch", "-"], "".join(f"link del dev {name}\n" for name in old), namespace)
-        await self._build(attachment, namespace, tuple(wrong.nics))
-        told = tuple(f"{plan.device(number)} {reason}" for number, reason in wrong.nics.items())
-        return (("lo had no address",) if wrong.address else ()) + told
+        await self._build(attachment, namespace, tuple(wrong.links), tuple(wrong.settings))
+        return wrong.told()
 
-    async def _build(self, attachment: Attachment, namespace: Namespace, numbers: Sequence[int]) -> None:
-        lines = plan.host_commands(attachment, numbers, namespace.path)
+    async def _build(
+        self, attachment: Attachment, namespace: Namespace, new: Sequence[int], standing: Sequence[int] = ()
+    ) -> None:
+        """Make the `new` NICs and set up these and the `standing` ones."""
+        lines = plan.host_commands(attachment, new, namespace.path)
         await _ip_when_free(lines, namespace, inside=False)
-        inside = [plan.address_command(attachment), *plan.node_commands(attachment, numbers)]
+        inside = [plan.address_command(attachment), *plan.node_commands(attachment, sorted([*new, *standing]))]
         await _ip_when_free(inside, namespace, inside=True)
 
 
