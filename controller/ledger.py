@@ -37,13 +37,16 @@ class OpenTransaction:
         return cls(tx_id, seq, prepare.get("dark") or {}, prepare.get("changes") or {}, stages)
 
     def outcomes(self, documents: Mapping[str, Document]) -> Iterator[dict[str, Document]]:
-        """Yield the intent as it will be after each step that this transaction may still take."""
-        if self.changes:
-            yield with_changes(documents, self.changes, self.seq)
-        for stage, changes in self.stages.items():
+        """Yield the intent as it will be after each stage, the last one also where there is none."""
+        staged = {key for changes in self.stages.values() for key in changes}
+        documents = with_changes(
+            documents, {key: value for key, value in self.changes.items() if key not in staged}, self.seq
+        )
+        if not self.stages:
+            yield documents
+        for changes in self.stages.values():
             documents = with_changes(documents, changes, self.seq)
-            if stage not in self.done:
-                yield dict(documents)
+            yield documents
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Ledger:
             key: Document(value["document"], value["seq"]) for key, value in state.items() if key != REVISION_KEY
         }
         revision = state.get(REVISION_KEY, {}).get("seq", 0)
-        return cls(committed, {one.id: one for one in open_transactions}, revision)
+        found = {one.id: replace(one, done=_done(one, committed)) for one in open_transactions}
+        return cls(committed, found, revision)
 
     @cached_property
     def effective(self) -> Mapping[str, Document]:
@@ -81,10 +85,11 @@ class Ledger:
         """What the switches have to hold; raises IntentRefused."""
         return compile_documents(self.effective)
 
-    def prepared(self, new: OpenTransaction) -> Ledger:
-        """Return the ledger with a new open transaction; raises IntentRefused if it cannot be carried out or fit."""
-        if new.id in self.open:
-            return self
+    def prepared(self, new: OpenTransaction) -> tuple[Ledger, Compilation]:
+        """Return the ledger with a new open transaction, and what that one comes to.
+
+        Raises IntentRefused if it cannot be carried out or does not fit.
+        """
         refusals = [
             Refusal(
                 key, f"is already committed as {self.committed[key].value['phase']}; only a new or standby node is dark"
@@ -92,33 +97,36 @@ class Ledger:
             for key in new.dark
             if key in self.committed and self.committed[key].value["phase"] != "standby"
         ]
-        taken = {key: one.id for one in self.open.values() for key in one.dark}
+        taken = {key: one.id for one in self.open.values() if one.id != new.id for key in one.dark}
         refusals += [Refusal(key, f"is held by the open transaction {taken[key]}") for key in new.dark if key in taken]
         if refusals:
             raise IntentRefused(refusals)
-        after = replace(self, open={**self.open, new.id: new})
+        after = replace(self, open={**self.without(new.id).open, new.id: new})
         outcomes = [
             compile_documents(documents) for one in after.open.values() for documents in one.outcomes(after.effective)
         ]
         if refusals := capacity_refusals(after.compilation, outcomes):
             raise IntentRefused(refusals)
-        return after
+        return after, outcomes[-1]
 
-    def aborted(self, tx_id: str) -> Ledger:
-        """Return the ledger without a transaction; itself if it is not open."""
+    def without(self, tx_id: str) -> Ledger:
+        """Return the ledger without an open transaction; itself if it is not open."""
         if tx_id not in self.open:
             return self
         return replace(self, open={key: one for key, one in self.open.items() if key != tx_id})
 
     def with_stage(self, one: OpenTransaction, stage: str) -> Ledger:
-        """Return the ledger after one stage; after its last stage the transaction is not open any more."""
+        """Return the ledger after one stage.  The transaction stays open: the stage may have to be repeated."""
         known = self.open.get(one.id, one)
         known = replace(known, done=known.done | {stage})
-        still_open = {key: other for key, other in self.open.items() if key != one.id}
-        if known.stages.keys() - known.done:
-            still_open[one.id] = known
         committed = with_changes(self.committed, known.stages.get(stage, {}), one.seq)
-        return replace(self, committed=committed, open=still_open, revision=max(self.revision, one.seq))
+        return replace(
+            self, committed=committed, open={**self.open, one.id: known}, revision=max(self.revision, one.seq)
+        )
+
+    def finished(self, tx_id: str) -> bool:
+        """Tell whether every stage of an open transaction is done."""
+        return tx_id in self.open and self.open[tx_id].stages.keys() <= self.open[tx_id].done
 
     def changed_state(self, one: OpenTransaction, stage: str) -> dict[str, Json | None]:
         """Return the state documents that the journal keeps for a stage that is in this ledger."""
@@ -127,3 +135,15 @@ class Ledger:
             document = self.committed.get(key)
             state[key] = None if document is None else {"seq": document.seq, "document": document.value}
         return state
+
+
+def _done(one: OpenTransaction, committed: Mapping[str, Document]) -> frozenset[str]:
+    """Return the stages whose every change is committed already."""
+
+    def is_in(key: str, value: Json | None) -> bool:
+        document = committed.get(key)
+        return document is None if value is None else document is not None and document.value == value
+
+    return frozenset(
+        stage for stage, changes in one.stages.items() if all(is_in(key, value) for key, value in changes.items())
+    )

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""odyssey-controller: takes part in transactions for the switches and keeps them as decided."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from controller.config import DEFAULT_CONFIG, Config, ConfigError, load
+from controller.fabric import IntentRefused
+from controller.openflow.terminator import Terminator
+from controller.participant import ControllerParticipant
+from rdmp.enrolment import pki_files
+from rdmp.journal import JournalError
+from rdmp.runner import ParticipantRunner
+from rdmp.tls import Identity, IdentityError
+
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart does not help
+EXIT_FAILED = 1
+MAX_EVENTS = 256  # events that wait to be handed to RDMP; the oldest is dropped then
+
+_log = logging.getLogger("odyssey-controller")
+
+
+class ControllerError(Exception):
+    """The controller cannot start; the text says why and what to do."""
+
+
+def main() -> None:
+    """Entry point of ``odyssey-controller``."""
+    parser = argparse.ArgumentParser(prog="odyssey-controller", description="Odyssey's controller of the switches.")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        config = load(arguments.config)
+        logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        asyncio.run(run(config))
+    except (ConfigError, ControllerError, IdentityError) as error:
+        print(f"odyssey-controller: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    except (JournalError, IntentRefused, OSError) as error:
+        print(f"odyssey-controller: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+async def run(config: Config) -> None:
+    """Run until SIGTERM or SIGINT; the switches go on as they are.  Raises whatever ends it early."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    files = pki_files(config.pki_dir)
+    identity = files.identity()
+    if identity.role != "controller":
+        raise ControllerError(f"{files.cert} is of {identity}; it must have the role controller")
+    with _only_one(config.state_dir):
+        await _serve(config, identity, stop)
+
+
+async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> None:
+    files = pki_files(config.pki_dir)
+    events = _Events()
+    participant = ControllerParticipant(
+        events.put, allow_absent=config.allow_absent_switches, verify_seconds=config.verify_seconds
+    )
+    journal = config.state_dir / "journal.sqlite"
+    runner = ParticipantRunner(participant, journal, identity, config.orchestrators, files, config.rdmp)
+    switches = participant.switches
+    terminator = Terminator(identity.cluster, files.server_context(), switches.connected, switches.refused)
+
+    async def listen() -> None:
+        # Not before the intent is known: a switch must never be compared with nothing.
+        await participant.restored.wait()
+        port = await terminator.start(*config.openflow_listen)
+        _log.info("%s listens for switches on %s:%d", identity, config.openflow_listen[0], port)
+        notify("READY=1")
+        await stop.wait()
+
+    serving = asyncio.create_task(runner.run(), name="runner")
+    tasks = [serving, asyncio.create_task(listen(), name="openflow"), asyncio.create_task(events.forward(runner))]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    notify("STOPPING=1")
+    await terminator.stop()
+    await runner.stop()
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+class _Events:
+    """Events on their way to RDMP, in order and bounded."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue(MAX_EVENTS)
+
+    def put(self, topic: str, data: Mapping[str, Any]) -> None:
+        if self._waiting.full():
+            dropped, _ = self._waiting.get_nowait()
+            _log.warning("event %s dropped: %d wait already", dropped, MAX_EVENTS)
+        self._waiting.put_nowait((topic, data))
+
+    async def forward(self, runner: ParticipantRunner) -> None:
+        while True:
+            await runner.publish(*await self._waiting.get())
+
+
+@contextlib.contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder: two controllers with one journal would undo each other's work."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ControllerError(f"another controller holds {state_dir}; stop it first") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def notify(state: str) -> None:
+    """Tell the service manager how the controller is (sd_notify(3)); nothing where there is none."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.connect(address)
+        sender.sendall(state.encode())
+
+
+if __name__ == "__main__":
+    main()

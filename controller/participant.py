@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The controller's part in transactions: it holds what it promised in a ledger and keeps the switches to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import schemas
+from controller.channel import ChannelError
+from controller.fabric import IntentRefused
+from controller.ledger import Ledger, OpenTransaction
+from controller.queries import Queries
+from controller.switches import Publish, Switches
+from rdmp.participant import Effect, Participant, Refused, Transaction
+
+Json = Mapping[str, Any]
+_log = logging.getLogger(__name__)
+
+
+class ControllerParticipant(Participant):
+    """Admits and withdraws nodes in the switches.
+
+    ``allow_absent``: a switch that is not connected neither refuses a prepare nor holds up a commit (which is then
+    reported as degraded); it is brought to the intent when it connects.
+    """
+
+    def __init__(self, publish: Publish, *, allow_absent: bool, verify_seconds: float) -> None:
+        self.restored = asyncio.Event()
+        """Set once the committed intent is known: before, no switch may be compared with it."""
+        self._ledger = Ledger()
+        self._allow_absent = allow_absent
+        self.switches = Switches(lambda: self._ledger.compilation, publish, verify_seconds=verify_seconds)
+        self._queries = Queries(lambda: self._ledger, self.switches)
+
+    async def prepare(self, tx: Transaction) -> Effect:
+        if faults := schemas.validate("controller-operation", tx.operation):
+            reason = "the operation does not match its schema: " + "; ".join(fault.message for fault in faults)
+            raise Refused(reason, {"faults": [fault.to_json() for fault in faults]})
+        one = OpenTransaction.of(tx.id, tx.seq, tx.operation)
+        try:
+            ledger, outcome = self._ledger.prepared(one)
+        except IntentRefused as refused:
+            raise Refused("; ".join(map(str, refused.refusals))) from refused
+        if (missing := self.switches.missing(outcome)) and not self._allow_absent:
+            raise Refused("; ".join(missing.values()) + "; connect it, or set allow_absent_switches")
+        self._ledger = ledger
+        if one.dark and (failed := self._that_matter(await self.switches.bring_all())):
+            raise Refused("; ".join(failed.values()))
+        return Effect(detail={"entries": self._counts()})
+
+    def _that_matter(self, failed: Mapping[str, str]) -> dict[str, str]:
+        """Leave out the switches that may be absent."""
+        if not self._allow_absent:
+            return dict(failed)
+        return {name: reason for name, reason in failed.items() if self.switches.connection(name) is not None}
+
+    def _counts(self) -> dict[str, int]:
+        return {name: len(tables.entries) for name, tables in self._ledger.compilation.tables.items()}
+
+    async def commit(self, tx: Transaction, stage: str) -> Effect:
+        one = self._ledger.open.get(tx.id) or OpenTransaction.of(tx.id, tx.seq, tx.operation)
+        after = self._ledger.with_stage(one, stage)
+        after.compilation  # noqa: B018  # an intent that cannot be compiled must not become ours
+        # The stage is decided: from now on every switch is brought to it, also one that connects later.
+        self._ledger = after
+        failed = await self.switches.bring_all()
+        if matter := self._that_matter(failed):
+            raise ChannelError("; ".join(matter.values()))
+        state = self._ledger.changed_state(one, stage)
+        if self._ledger.finished(tx.id):
+            self._ledger = self._ledger.without(tx.id)
+        degraded = "; ".join(failed.values()) or None
+        return Effect(detail={"entries": self._counts()}, degraded=degraded, state=state)
+
+    async def abort(self, tx: Transaction) -> Effect:
+        had = self._ledger.open.get(tx.id)
+        self._ledger = self._ledger.without(tx.id)
+        if had is None or not had.dark:
+            return Effect()
+        failed = await self.switches.bring_all()
+        # A switch that is away loses the entries when it connects; only one that is here can fail to.
+        here = {name: why for name, why in failed.items() if self.switches.connection(name) is not None}
+        if here:
+            raise ChannelError("; ".join(here.values()))
+        return Effect()
+
+    async def status(self, tx_id: str) -> Json:
+        one = self._ledger.open.get(tx_id)
+        return {"open": False} if one is None else {"open": True, "dark": sorted(one.dark), "done": sorted(one.done)}
+
+    async def observe(self) -> Json:
+        return self._queries.observe()
+
+    async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
+        return await self._queries.call(method, params)
+
+    async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
+        opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]
+        self._ledger = Ledger.restored(state, opened)
+        counts = self._counts()
+        _log.info("restored: revision %d, %d open transactions, entries %s", self._ledger.revision, len(opened), counts)
+        self.restored.set()

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Questions to the controller that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import schemas
+from controller.channel import ChannelError
+from controller.compiler import capacity_refusals, compile_documents, describe, preview, with_changes
+from controller.fabric import IntentRefused
+from controller.flows import COOKIE_OWNER_MASK
+from controller.ledger import Ledger
+from controller.switches import Switches
+from rdmp.rpc import RpcError
+
+Json = Mapping[str, Any]
+#: Entries that one answer carries at most, so that it stays below RDMP's message size.
+MAX_ENTRIES = 8000
+
+
+class Queries:
+    """Answers ``observe``, ``compile``, ``flows`` and ``switches``."""
+
+    def __init__(self, ledger: Callable[[], Ledger], switches: Switches) -> None:
+        self._ledger = ledger
+        self._switches = switches
+
+    async def call(self, method: str, params: Json) -> Json:
+        """Answer a call; raises RpcError."""
+        match method:
+            case "compile":
+                return self.compile(params.get("changes"))
+            case "flows":
+                return await self.flows(params.get("switch"), params.get("owner"))
+            case "switches":
+                return {"switches": self.switches()}
+        raise RpcError("unknown_method", f"the controller has no method {method!r}; it has compile, flows, switches")
+
+    def observe(self) -> dict[str, Any]:
+        """Return the observation (``schemas/controller-observation.schema.json``)."""
+        ledger = self._ledger()
+        return {
+            "revision": ledger.revision,
+            "switches": self._switches.report(),
+            "bindings": {node: binding.phase.value for node, binding in ledger.compilation.intent.bindings.items()},
+            "open": {tx: sorted(key.removeprefix("binding/") for key in one.dark) for tx, one in ledger.open.items()},
+        }
+
+    def switches(self) -> dict[str, Any]:
+        """Return the report of every switch with the address that it connects from."""
+        report = self._switches.report()
+        for name, values in report.items():
+            connection = self._switches.connection(name)
+            values["address"] = connection.channel.address if connection is not None else None
+        return report
+
+    def compile(self, changes: Any) -> dict[str, Any]:
+        """Return what changes would do to each switch, or why they are refused."""
+        faults = schemas.validate("controller-operation", {"stages": {"admit": {"changes": changes}}})
+        if faults:
+            prefix = "$.stages.admit"
+            moved = tuple(
+                schemas.Fault(fault.path.replace(prefix, "$", 1), fault.found, fault.expected, fault.message)
+                for fault in faults
+            )
+            raise RpcError("invalid", "the changes do not match their schema", moved)
+        ledger = self._ledger()
+        now = ledger.compilation
+        try:
+            after = compile_documents(with_changes(ledger.effective, changes, ledger.revision + 1))
+        except IntentRefused as refused:
+            return {"switches": {}, "refusals": [_refusal(one) for one in refused.refusals]}
+        report = preview(now, after)
+        for values in report.values():
+            values["truncated"] = max(0, len(values["entries"]) - MAX_ENTRIES // len(report))
+            values["entries"] = values["entries"][: MAX_ENTRIES // len(report)]
+        return {"switches": report, "refusals": [_refusal(one) for one in capacity_refusals(now, [after])]}
+
+    async def flows(self, switch: Any, owner: Any) -> dict[str, Any]:
+        """Read the entries of a switch now, with counters; only those of one owner where it is named."""
+        compilation = self._ledger().compilation
+        connection = self._switches.connection(switch) if isinstance(switch, str) else None
+        if connection is None:
+            known = ", ".join(compilation.tables) or "none"
+            reason = (
+                "is not connected" if switch in compilation.tables else f"is not in the inventory; there are: {known}"
+            )
+            raise RpcError("not_found", f"switch {switch} {reason}")
+        cookie = mask = 0
+        if owner is not None:
+            cookies = {name: number for number, name in compilation.owners.items()}
+            if owner not in cookies:
+                examples = ", ".join(sorted(cookies)[:5])
+                raise RpcError("not_found", f"nothing is owned by {owner!r}; owners are for example: {examples}")
+            cookie, mask = cookies[owner], COOKIE_OWNER_MASK
+        try:
+            reading = await connection.channel.read_flows(cookie, mask)
+        except ChannelError as error:
+            raise RpcError("failed", str(error)) from error
+        entries = [
+            {
+                **describe(counted.entry, compilation),
+                "cookie": f"{counted.entry.cookie:#018x}",
+                "packets": counted.packets,
+                "bytes": counted.octets,
+                "seconds": round(counted.seconds, 3),
+            }
+            for counted in reading.entries
+        ]
+        entries.sort(key=lambda entry: (entry["table"], -entry["priority"], entry["match"]))
+        return {
+            "switch": switch,
+            "entries": entries[:MAX_ENTRIES],
+            "truncated": max(0, len(entries) - MAX_ENTRIES),
+            "foreign": reading.foreign,
+        }
+
+
+def _refusal(refusal: Any) -> dict[str, str]:
+    return {"path": refusal.subject, "reason": refusal.reason}

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Keeps every switch as the intent says: applies differences, reads back, finds and repairs drift.
+
+One ``SwitchConnection`` for each connected switch.  It knows what the switch holds (from reading it), so what it sends
+is a difference, and a switch that is right is sent nothing.  After any failure it forgets and reads again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from controller import texts
+from controller.channel import Channel, ChannelError, FlowReading
+from controller.compiler import Change, Compilation, FlowChange, difference
+from controller.flows import COOKIE_OWNER_MASK, TableSet
+
+_log = logging.getLogger(__name__)
+Publish = Callable[[str, Mapping[str, Any]], None]
+
+#: More owners than this in one change are read back by one request for everything.
+OWNERS_READ_SINGLY = 8
+#: How long a switch that could not be brought to its intent is left alone before the next try.
+RETRY_SECONDS = 2.0
+#: Differences that a message or an event names; the rest is counted.
+NAMED_DIFFERENCES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What a switch holds otherwise than it should: ``lost`` entries and groups, ``extra`` ones, and foreign ones."""
+
+    lost: tuple[str, ...]
+    extra: tuple[str, ...]
+    foreign: int
+
+    @classmethod
+    def between(cls, actual: TableSet, target: TableSet, foreign: int) -> Drift:
+        """Compare what a switch holds with what it should."""
+        lost = [_text(change) for change in difference(actual, target) if change.op != "-"]
+        extra = [_text(change) for change in difference(actual, target) if change.op == "-"]
+        return cls(tuple(lost), tuple(extra), foreign)
+
+    @property
+    def count(self) -> int:
+        """How many entries and groups of ours are wrong."""
+        return len(self.lost) + len(self.extra)
+
+
+def _text(change: Change) -> str:
+    return texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
+
+
+class SwitchConnection:
+    """One connected switch."""
+
+    def __init__(self, name: str, channel: Channel) -> None:
+        self.name = name
+        self.channel = channel
+        self.known: TableSet | None = None
+        self.foreign = 0
+        self.drift = 0
+        self.last_verified: datetime | None = None
+        self._lock = asyncio.Lock()
+
+    async def bring_to(self, target: Callable[[], TableSet]) -> int:
+        """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
+
+        Raises ChannelError, also if what is read back is not what was sent.
+        """
+        async with self._lock:
+            if self.known is None:
+                await self._read()
+            assert self.known is not None
+            wanted = target()
+            changes = difference(self.known, wanted)
+            if changes:
+                self.known = None
+                await self.channel.apply(changes)
+                await self._read_back(changes, wanted)
+                self.known = wanted
+            self.drift = 0
+            self._verified()
+            return len(changes)
+
+    async def verify(self, target: Callable[[], TableSet]) -> Drift:
+        """Read the whole switch and repair it; returns what was found.  Raises ChannelError.
+
+        Drift is measured against what the switch held when we last looked, else against ``target``: a change that is
+        decided but waits for its turn is no drift.
+        """
+        async with self._lock:
+            expected = self.known
+            await self._read()
+            assert self.known is not None
+            drift = Drift.between(self.known, target() if expected is None else expected, self.foreign)
+            self.drift = drift.count
+        await self.bring_to(target)
+        return drift
+
+    async def _read(self) -> None:
+        self.known = None
+        flows = await self.channel.read_flows()
+        groups = await self.channel.read_groups()
+        self.foreign = flows.foreign + groups.foreign
+        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups)
+
+    async def _read_back(self, changes: tuple[Change, ...], wanted: TableSet) -> None:
+        """Compare every owner that was touched, and all groups if one was."""
+        owners = frozenset(change.entry.owner for change in changes if isinstance(change, FlowChange))
+        if len(owners) > OWNERS_READ_SINGLY:
+            readings = [await self.channel.read_flows()]
+        else:
+            readings = [await self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners)]
+        actual = TableSet.of(self._entries(readings, owners)).entries
+        expected = wanted.owned_by(owners)
+        groups = wanted.groups
+        if any(not isinstance(change, FlowChange) for change in changes):
+            groups = TableSet.of((), (await self.channel.read_groups()).groups).groups
+        drift = Drift.between(TableSet(actual, groups), TableSet(expected, wanted.groups), 0)
+        if drift.count:
+            examples = "; ".join(
+                (*(f"missing {text}" for text in drift.lost), *(f"extra {text}" for text in drift.extra))
+            )
+            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples[:500]}")
+
+    @staticmethod
+    def _entries(readings: list[FlowReading], owners: frozenset[int]) -> Any:
+        return (counted.entry for reading in readings for counted in reading.entries if counted.entry.owner in owners)
+
+    def _verified(self) -> None:
+        self.last_verified = datetime.now(UTC)
+
+
+class Switches:
+    """All switches of the inventory, connected or not, and those that connect before the inventory names them."""
+
+    def __init__(self, target: Callable[[], Compilation], publish: Publish, *, verify_seconds: float) -> None:
+        self._target = target
+        self._publish = publish
+        self._verify_seconds = verify_seconds
+        self._connections: dict[str, SwitchConnection] = {}
+        self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the inventory's switches."""
+        return tuple(self._target().tables)
+
+    def connection(self, name: str) -> SwitchConnection | None:
+        """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""
+        connection = self._connections.get(name)
+        if connection is None or self._wrong_identity(connection, self._target()) is not None:
+            return None
+        return connection
+
+    def missing(self, compilation: Compilation) -> dict[str, str]:
+        """Return the switches of an intent that cannot be reached, each with the reason."""
+        found = {}
+        for name in compilation.tables:
+            connection = self._connections.get(name)
+            if connection is None:
+                found[name] = f"switch {name} is not connected"
+            elif (reason := self._wrong_identity(connection, compilation)) is not None:
+                found[name] = reason
+        return found
+
+    @staticmethod
+    def _wrong_identity(connection: SwitchConnection, compilation: Compilation) -> str | None:
+        inventory = compilation.intent.inventory
+        declared = None if inventory is None else inventory.switches.get(connection.name)
+        if declared is None or declared.datapath_id == connection.channel.datapath_id:
+            return None
+        return (
+            f"switch {connection.name} says that its datapath id is {connection.channel.datapath_id:016x}; "
+            f"the inventory says {declared.datapath_id:016x}"
+        )
+
+    async def connected(self, name: str, channel: Channel) -> None:
+        """Take over a switch that shook hands; serves it until the connection ends."""
+        connection = SwitchConnection(name, channel)
+        if (wrong := self._wrong_identity(connection, self._target())) is not None:
+            self.refused(channel.address, wrong)
+            channel.close(wrong)
+            return
+        if (older := self._connections.get(name)) is not None:
+            older.channel.close(f"{name} connected again")
+        self._connections[name] = connection
+        _log.info("switch %s connected from %s, datapath id %016x", name, channel.address, channel.datapath_id)
+        data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
+        self._publish("switch.connected", data)
+        keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
+        reason = "the controller stops"
+        try:
+            reason = await channel.closed()
+        finally:
+            keeper.cancel()
+            if self._connections.get(name) is connection:
+                del self._connections[name]
+                _log.warning("switch %s lost: %s", name, reason)
+                self._publish("switch.lost", {"switch": name, "reason": reason})
+
+    def refused(self, address: str, reason: str) -> None:
+        """Tell that a connection was turned away."""
+        _log.warning("connection from %s refused: %s", address, reason)
+        self._publish("switch.refused", {"address": address, "reason": reason})
+
+    def _tables(self, name: str) -> TableSet:
+        return self._target().tables.get(name, TableSet())
+
+    async def _keep(self, connection: SwitchConnection) -> None:
+        """Bring a switch to its intent after it connected, then look at it again and again."""
+        first = True
+        while True:
+            pause = self._verify_seconds
+            try:
+                # Before the inventory names it nothing is known of this switch: it may not be ours to change.
+                if connection.name in self._target().tables:
+                    await self._inspect(connection, first)
+                    first = False
+            except ChannelError as error:
+                _log.warning("switch %s: %s", connection.name, error)
+                pause = RETRY_SECONDS
+            await asyncio.sleep(pause)
+
+    async def _inspect(self, connection: SwitchConnection, first: bool) -> None:
+        name = connection.name
+        if (wrong := self._wrong_identity(connection, self._target())) is not None:
+            self.refused(connection.channel.address, wrong)
+            connection.channel.close(wrong)
+            return
+        drift = await connection.verify(lambda: self._tables(name))
+        if drift.count or drift.foreign != self._foreign.get(name, 0):
+            self._foreign[name] = drift.foreign
+            data = {
+                "switch": name,
+                "when": "connect" if first else "background",
+                "missing": len(drift.lost),
+                "unexpected": len(drift.extra),
+                "foreign": drift.foreign,
+                "examples": [*drift.lost, *drift.extra][:NAMED_DIFFERENCES],
+                "repaired": True,
+            }
+            _log.warning("switch %s drifted: %s", name, data)
+            self._publish("switch.drift", data)
+
+    async def bring_all(self) -> dict[str, str]:
+        """Bring every connected switch to the intent, in parallel; returns what failed, by switch.
+
+        A switch that the intent no longer has loses our entries, as far as it is connected.
+        """
+
+        async def bring(name: str) -> tuple[str, str | None]:
+            connection = self.connection(name)
+            if connection is None:
+                return name, f"switch {name} is not connected"
+            try:
+                await connection.bring_to(lambda: self._tables(name))
+            except ChannelError as error:
+                return name, str(error)
+            return name, None
+
+        wanted = self._target().tables.keys()
+        retired = [
+            connection for name, connection in self._connections.items() if name not in wanted and connection.known
+        ]
+        for connection in retired:
+            with contextlib.suppress(ChannelError):
+                await connection.bring_to(TableSet)
+        results = await asyncio.gather(*(bring(name) for name in sorted(wanted)))
+        return {name: reason for name, reason in results if reason is not None}
+
+    def report(self) -> dict[str, Any]:
+        """Return the state of each switch as in the controller's observation."""
+        compilation = self._target()
+        found = {}
+        for name in sorted(compilation.tables):
+            connection = self.connection(name)
+            known = connection.known if connection is not None else None
+            verified = connection.last_verified if connection is not None else None
+            found[name] = {
+                "connected": connection is not None,
+                "entries": len(known.entries) if known else 0,
+                "groups": len(known.groups) if known else 0,
+                "capacity": compilation.capacity(name),
+                "foreign": connection.foreign if connection else 0,
+                "drift": connection.drift if connection else 0,
+                "lastVerified": verified.isoformat().replace("+00:00", "Z") if verified else None,
+            }
+        return found
