@@ -34,7 +34,8 @@ class Failure(click.ClickException):
     """An error that ends the command: text for people, faults if a document caused it, and the exit code."""
 
     def __init__(self, message: str, code: Exit, faults: Sequence[Any] = (), *, advice: str = "") -> None:
-        super().__init__(message)
+        # Some peers repeat the faults below the first line of their message; here they have lines of their own.
+        super().__init__(message.partition("\n")[0].rstrip(":") if faults else message)
         self.exit_code = int(code)  # type: ignore[misc]  # click reads it from the instance
         self.faults: tuple[FaultLine, ...] = fault_lines(faults)
         self.advice = advice

@@ -78,7 +78,8 @@ class Output:
         if is_terminal(sys.stdout):
             self._rich_table(shape, texts)
             return
-        for text in columns([tuple(column.heading for column in shape), *texts]):
+        right = {index for index, column in enumerate(shape) if column.right}
+        for text in columns([tuple(column.heading for column in shape), *texts], right):
             click.echo(text)
 
     def fields(self, pairs: Sequence[tuple[str, Any]]) -> None:

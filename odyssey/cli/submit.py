@@ -18,7 +18,7 @@ from odyssey.cli.exits import Exit, Failure
 from odyssey.cli.faults import FaultLine
 from odyssey.cli.planview import show_plan
 from odyssey.cli.progress import Progress, progress_for
-from odyssey.cli.text import plural
+from odyssey.cli.text import cell, columns, plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,8 +142,9 @@ def exit_code(answer: Mapping[str, Any]) -> Exit:
 def show_answer(app: App, answer: Mapping[str, Any]) -> None:
     """What came of a call, for people: the nodes that it touched and one sentence."""
     nodes: Sequence[Mapping[str, Any]] = answer.get("nodes") or []
-    for node in nodes:
-        app.out.line(f"{node.get('node')}  {node.get('phase')} on {node.get('host')} at {node.get('address')}")
+    keys = ("node", "phase", "host", "address")
+    for text in columns([tuple(cell(node.get(key)) for key in keys) for node in nodes]):
+        app.out.line(text)
     transactions: Sequence[Mapping[str, Any]] = answer.get("transactions") or []
     committed = sum(item.get("state") == "committed" for item in transactions)
     state, index = answer.get("state"), answer.get("index")

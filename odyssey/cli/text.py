@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"
     if isinstance(value, Mapping):
         return clean(" ".join(f"{key}={cell(item)}" for key, item in value.items())) or NONE
     if isinstance(value, list | tuple):
@@ -42,7 +42,9 @@ def json_text(value: Any) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: `0.8 s`, `12 s`, `3 min 5 s`, `2 h 4 min`, `3 d 1 h`."""
+    """A duration: `17 ms`, `1.8 s`, `12 s`, `3 min 5 s`, `2 h 4 min`, `3 d 1 h`."""
+    if value < 0.9995:
+        return f"{value * 1000:.0f} ms"
     if value < 10:
         return f"{value:.1f} s"
     whole = int(value)
@@ -76,10 +78,16 @@ def plural(count: int, singular: str) -> str:
     return f"{count} {singular}{ending}"
 
 
-def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Rows as left-aligned columns two spaces apart, without trailing blanks."""
+def columns(rows: Iterable[tuple[str, ...]], right: Collection[int] = ()) -> list[str]:
+    """Rows as columns two spaces apart, without trailing blanks; those of the indexes in `right` end together."""
     table = list(rows)
     if not table:
         return []
     widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
-    return ["  ".join(item.ljust(width) for item, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return [
+        "  ".join(
+            item.rjust(width) if index in right else item.ljust(width)
+            for index, (item, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]

@@ -60,6 +60,8 @@ def show(app: App, name: str) -> None:
         app.out.data(answer)
         return
     observed = answer.pop("observed", None)
+    if answer.get("since"):
+        answer["since"] = f"{since(answer['since'], datetime.now(UTC))} ago"
     app.out.fields(list(answer.items()))
     app.out.heading("Seen by its agent")
     app.out.raw(json_text(observed) if observed else "nothing: the agent does not answer")

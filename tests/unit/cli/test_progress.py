@@ -129,7 +129,7 @@ def test_the_list_is_redrawn_with_state_and_elapsed_time() -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", live(colour=True))
     assert "connection lost" in text
     last = text[text.rindex("admit 2 nodes") :]
-    assert re.search(r"admit 2 nodes +finished +0\.0 s", last)
+    assert re.search(r"admit 2 nodes +finished +0 ms", last)
     assert re.search(r"retire +preparing +\d+\.\d s +waits for h1\b", last)
 
 

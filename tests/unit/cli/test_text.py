@@ -17,7 +17,8 @@ from schemas import Fault, validate
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "-"), ("", "-"), (True, "yes"), (False, "no"), (0, "0"), (0.5, "0.5"), (2.0, "2"), ([], "-"),
+        (None, "-"), ("", "-"), (True, "yes"), (False, "no"), (0, "0"), (0.5, "0.5"), (2.0, "2"),
+        (1795460000.5, "1795460000.5"), (0.1 + 0.2, "0.3"), ([], "-"),
         (["a", "b"], "a, b"), ({"zone": "a", "ssd": True}, "zone=a ssd=yes"), ("a\nb\x1b[1m", "a b[1m"),
     ],
 )  # fmt: skip
@@ -28,7 +29,8 @@ def test_cells(value: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.04, "0.0 s"), (9.94, "9.9 s"), (59.9, "59 s"), (60, "1 min"), (185, "3 min 5 s"), (7440, "2 h 4 min"),
+        (0.0174, "17 ms"), (0.9996, "1.0 s"), (9.94, "9.9 s"), (59.9, "59 s"), (60, "1 min"), (185, "3 min 5 s"),
+        (7440, "2 h 4 min"),
         (90000, "1 d 1 h"),
     ],
 )  # fmt: skip
@@ -40,7 +42,7 @@ def test_times_are_told_as_ages() -> None:
     now = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
     assert since("2026-11-23T11:57:00Z", now) == "3 min"
     assert since(now.timestamp() - 5, now) == "5.0 s"
-    assert since("2026-11-23T13:00:00+00:00", now) == "0.0 s"
+    assert since("2026-11-23T13:00:00+00:00", now) == "0 ms"
     assert since("soon", now) == "soon"
 
 
@@ -51,6 +53,7 @@ def test_bidirectional_controls_are_removed() -> None:
 def test_counts_and_columns() -> None:
     assert [plural(1, "switch"), plural(2, "switch"), plural(0, "node")] == ["1 switch", "2 switches", "0 nodes"]
     assert columns([("A", "BB"), ("ccc", "")]) == ["A    BB", "ccc"]
+    assert columns([("A", "B"), ("ccc", "d")], {0}) == ["  A  B", "ccc  d"]
     assert columns([]) == []
 
 
