@@ -108,7 +108,7 @@ class Session(asyncio.Protocol):
         self.established = True
         if peer_max_bytes is not None:
             self._peer_max_bytes = min(peer_max_bytes, self._limits.max_message_bytes)
-        self._beat(heartbeat, 0)
+        self._next_beat(heartbeat, 1)
 
     def close(self, reason: str) -> None:
         """Send what is queued (for a short time), then end the connection.  May be called twice."""
@@ -161,9 +161,12 @@ class Session(asyncio.Protocol):
         # Beats are counted, not seconds: a pause of this process is one beat, not a lost peer.
         self._silent_beats += 1
         self._write_urgent(Ping(number))
+        self._next_beat(heartbeat, number + 1)
+
+    def _next_beat(self, heartbeat: float, number: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(heartbeat, self._beat, heartbeat, number + 1)
+        self._timer = self._loop.call_later(heartbeat, self._beat, heartbeat, number)
 
     # Receiving
 
@@ -202,7 +205,7 @@ class Session(asyncio.Protocol):
     def _bad_message(self, value: dict[str, Any], error: MessageError) -> None:
         ref = next((value[key] for key in ("tx", "id", "sub") if isinstance(value.get(key), str)), None)
         path = error.faults[0].path if error.faults else None
-        if value.get("type") == "call" and ref:
+        if self.established and value.get("type") in ("call", "publish", "subscribe") and ref:
             self.send(Reply(ref[:64], error=RpcError("bad_message", str(error), error.faults).to_json()))
         elif self.established:
             self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))
