@@ -13,7 +13,7 @@ from odyssey.lab import netns, processes
 from odyssey.lab.engineapi import EngineApi
 from odyssey.lab.processes import Process
 from odyssey.lab.settings import Settings
-from odyssey.lab.shell import LabError, tail, wait_until
+from odyssey.lab.shell import LabError, tail, unmount_below, wait_until
 
 START_TIMEOUT = 60.0
 """Seconds until an engine answers: 0.5 on an idle machine."""
@@ -78,13 +78,15 @@ class Engine:
         self.kill_rest()
 
     def kill(self) -> None:
-        """End everything of the host at once, as a loss of power does."""
+        """End everything of the host at once, as a loss of power does; what lay in memory (mounts, /run) goes too."""
         pid = self.pid
         if pid is not None:
             processes.send(pid, signal.SIGKILL)
         self.kill_rest()
         if pid is not None:
             processes.stop([(f"{self.host} dockerd", pid)], number=signal.SIGKILL)
+        unmount_below(self.directory)
+        shutil.rmtree(self.directory / "exec", ignore_errors=True)
 
     def kill_rest(self) -> None:
         """Kill containerd, its shims and all processes in the host's control group; remove the group."""

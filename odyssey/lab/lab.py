@@ -21,7 +21,7 @@ from odyssey.lab.daemons import ROOT, Daemons, script
 from odyssey.lab.engines import Engine
 from odyssey.lab.images import SOURCES, Images
 from odyssey.lab.settings import MANAGEMENT_ADDRESS, Settings
-from odyssey.lab.shell import LabError, Progress, run, tail, wait_until
+from odyssey.lab.shell import LabError, Progress, tail, unmount_below, wait_until
 from odyssey.lab.switches import Switch
 
 T = TypeVar("T")
@@ -250,7 +250,7 @@ class Lab:
         progress(f"Docker engines on {', '.join(self.engines)} are down")
         processes.stop([target for switch in self.switches.values() for target in switch.pids()])
         self._clear_namespaces()
-        self._unmount()
+        unmount_below(self.settings.directory)
         bootstrap.forget(self.settings)
         progress("switches and wires are gone")
 
@@ -266,13 +266,6 @@ class Lab:
             netns.delete(namespace)
         for engine in self.engines.values():
             engine.kill_rest()
-
-    def _unmount(self) -> None:
-        """Take down what is still mounted below the lab's directory, the deepest first."""
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
-        for mount in sorted(mounts, reverse=True):
-            if mount.startswith(f"{self.settings.directory}/"):
-                run(["umount", mount])
 
     def _engine_status(self, engine: Engine) -> Part:
         pid = engine.pid

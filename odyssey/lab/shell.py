@@ -53,6 +53,14 @@ def wait_until(
         time.sleep(poll)
 
 
+def unmount_below(directory: Path) -> None:
+    """Unmount whatever is mounted below a directory, the deepest first."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    for mount in sorted(mounts, reverse=True):
+        if mount.startswith(f"{directory}/"):
+            run(["umount", mount])
+
+
 def tail(log: Path | None, lines: int = 5) -> str:
     """The last lines of a log, as the end of an error message; empty without a log."""
     if log is None:
