@@ -58,7 +58,8 @@ def _tell(news: TxProgress, told: Mapping[str, Any], progress: Progress) -> None
     """Put the coordinator's news into the words of a call's progress."""
     match news.kind:
         case "vote" | "aborted" | "waiting":
-            state = {"vote": "no" if news.reason else "yes"}.get(news.kind, news.kind)
+            vote = "yes" if news.reason == "yes" else "no"
+            state = vote if news.kind == "vote" else news.kind
             participants = {news.participant: state} if news.participant else {}
             progress({"kind": "tx", **told, "state": news.state, "participants": participants})
         case "decided":
