@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from odyssey.state.decisions import utc_now
 from odyssey.state.store import Conflict, Set, Store
 from rdmp.rpc import RpcError
 
 PREFIX = "call/"
 FINAL = frozenset({"done"})
 """States that a repeated call is answered from. A failed or interrupted call is taken up again."""
+_TRIM_EVERY = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Call:
     goal: Mapping[str, Any] | None = None
     transactions: tuple[str, ...] = ()
     answer: Mapping[str, Any] | None = None
+    created: str = ""
     revision: int = 0
 
     def document(self) -> dict[str, Any]:
@@ -40,6 +43,7 @@ class Call:
         return {
             "id": self.id, "digest": self.digest, "subject": self.subject, "request": self.request,
             "state": self.state, "goal": self.goal, "transactions": list(self.transactions), "answer": self.answer,
+            "created": self.created,
         }  # fmt: skip
 
 
@@ -50,10 +54,13 @@ def digest(request: Mapping[str, Any]) -> str:
 
 
 class CallBook:
-    """The calls in the store."""
+    """The calls in the store. Of those that are done, the newest `kept` stay to be asked for."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, kept: int = 1000, clock: Callable[[], str] = utc_now) -> None:
         self._store = store
+        self._kept = kept
+        self._clock = clock
+        self._ended = 0
 
     async def find(self, call_id: str) -> Call | None:
         """The call with this id, or None."""
@@ -65,7 +72,7 @@ class CallBook:
 
         Raises RpcError `call_id_reused` if the id stands for something else.
         """
-        call = Call(request["id"], digest(request), subject, request)
+        call = Call(request["id"], digest(request), subject, request, created=self._clock())
         found = await self.find(call.id)
         if found is None:
             try:
@@ -84,6 +91,19 @@ class CallBook:
         """Store `call` durably over the revision it was read at. Raises Conflict."""
         written = await self._store.commit(Set(PREFIX + call.id, call.document(), expect=call.revision))
         return replace(call, revision=written.document.revision if written.document else 0)
+
+    async def end(self, call: Call, state: str, answer: Mapping[str, Any]) -> None:
+        """Store how a call ended, and forget the oldest ones beyond what is kept."""
+        await self.save(replace(call, state=state, answer=answer))
+        self._ended += 1
+        if self._ended % _TRIM_EVERY == 0:
+            await self._trim()
+
+    async def _trim(self) -> None:
+        done = [item for item in await self._store.list(PREFIX) if item.value["state"] in FINAL]
+        done.sort(key=lambda item: str(item.value["created"]))
+        for item in done[: max(0, len(done) - self._kept)]:
+            await self._store.commit(Set(item.key, None), durable=False)
 
     async def forget(self, call: Call) -> None:
         """Remove a call that was refused before anything began."""
@@ -105,5 +125,5 @@ def _parse(value: Mapping[str, Any], revision: int) -> Call:
     return Call(
         id=value["id"], digest=value["digest"], subject=value["subject"], request=value["request"],
         state=value["state"], goal=value["goal"], transactions=tuple(value["transactions"]), answer=value["answer"],
-        revision=revision,
+        created=value["created"], revision=revision,
     )  # fmt: skip

@@ -151,7 +151,7 @@ class Engine:
             call, undone = await self._undo(call, undo(goal, before), work)
             error = {**(error or {}), "undone": undone is None, "undo": undone}
         answer = self._answer(call, planned, state, error)
-        await self._calls.save(replace(call, state=state, answer=answer))
+        await self._calls.end(call, state, answer)
         return answer
 
     async def _undo(self, call: Call, goal: Goal | None, work: _Work) -> tuple[Call, Mapping[str, Any] | None]:
