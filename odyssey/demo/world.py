@@ -32,6 +32,7 @@ ASK_TIMEOUT = 10.0  # s for one question to odysseyd
 CTL_TIMEOUT = 180.0  # s for one command of odysseyctl
 SETTLE_TIMEOUT = 60.0  # s until everybody is connected and every transaction is finished
 POLL = 0.1  # s between two looks
+TOLD = 5  # lines of odysseyctl that an error repeats
 
 T = TypeVar("T")
 Note = Callable[[str], None]
@@ -53,6 +54,12 @@ class CtlResult:
     def json(self) -> Any:
         """Standard output as JSON (`-o json`)."""
         return json.loads(self.out)
+
+    def reason(self) -> str:
+        """What it said at its end, without the progress before."""
+        lines = self.err.strip().splitlines()
+        starts = [number for number, line in enumerate(lines) if line.startswith("odysseyctl:")]
+        return "\n".join(lines[starts[-1] if starts else -TOLD :])
 
 
 def quiet(_text: str) -> None:
@@ -96,7 +103,7 @@ class World:
         process = await self.start_ctl(*arguments)
         result = await finish_ctl(process, arguments, note=note, timeout=timeout)
         if check and result.code != 0:
-            raise WorldError(f"odysseyctl {' '.join(arguments)} ended with {result.code}: {result.err.strip()[-2000:]}")
+            raise WorldError(f"odysseyctl {' '.join(arguments)} ended with {result.code}: {result.reason()}")
         return result
 
     def pid(self, daemon: str) -> int:
