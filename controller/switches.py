@@ -194,15 +194,15 @@ class Switches:
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
         keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
-        reason = "the controller stops"
         try:
             reason = await channel.closed()
+            if self._connections.get(name) is connection:
+                _log.warning("switch %s lost: %s", name, reason)
+                self._publish("switch.lost", {"switch": name, "reason": reason})
         finally:
             keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
-                _log.warning("switch %s lost: %s", name, reason)
-                self._publish("switch.lost", {"switch": name, "reason": reason})
 
     def refused(self, address: str, reason: str) -> None:
         """Tell that a connection was turned away."""

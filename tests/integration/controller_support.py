@@ -301,9 +301,12 @@ class Lab:
         inside(node, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
         self.nodes.add(node)
 
-    def remove_node(self, node: str) -> None:
-        run("ip", "netns", "del", f"{PREFIX}{node}", check=False)
-        self.nodes.discard(node)
+    def forget(self) -> None:
+        """Empty every switch and take its controller away."""
+        for switch in self.switches.values():
+            switch.vsctl("del-controller", switch.name)
+            switch.ofctl("del-flows")
+            switch.ofctl("del-groups")
 
 
 @contextlib.contextmanager
