@@ -66,18 +66,21 @@ def _show(demonstration: Demonstration) -> Report:
 def what_next(demonstration: Demonstration) -> str:
     """What a newcomer may try while the lab is up."""
     lab, platform = demonstration.lab, demonstration.world.platform
-    edge = lab.settings.netns("edge")
-    return f"""
-The lab is up. Try:
-  .venv/bin/odysseyctl node ls                              where every node runs
-  .venv/bin/odysseyctl network scale {platform}/app 4             watch it happen
-  .venv/bin/odysseyctl events --follow                      every step as an event
-  .venv/bin/odysseyctl switch flows sw1                     who owns which flow entry
-  .venv/bin/odysseyctl tx ls                                every transaction and its decision
-  .venv/bin/odysseyctl platform plan {PLATFORM}             what a changed document would do
-  nsenter --net=/run/netns/{edge} curl -s http://ADDRESS/    be a customer (the address of an lb node)
-  make lab-down                                             take it down
-"""
+    entrance = next(iter(demonstration.known_entrances), "ADDRESS")
+    ctl = ".venv/bin/odysseyctl"
+    tries = (
+        (f"nsenter --net={lab.netns('edge')} curl -s http://{entrance}/", "be a customer at the border"),
+        (f"{ctl} node ls", "where every node runs"),
+        (f"{ctl} network scale {platform}/app 4", "watch it happen"),
+        (f"{ctl} events --follow", "every step as an event"),
+        (f"{ctl} switch flows sw1", "who owns which flow entry"),
+        (f"{ctl} tx ls", "every transaction and its decision"),
+        (f"{ctl} platform plan {PLATFORM}", "what applying the document again would change"),
+        ("make lab-down", "take it down"),
+    )
+    width = max(len(command) for command, _ in tries)
+    lines = [f"  {command:{width}}   # {text}" for command, text in tries]
+    return "\n".join(["", "The lab is up. Try:", *lines])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from odyssey.demo import observe, policy
 from odyssey.demo.load import Counts, Load
 from odyssey.demo.matrix import Station
-from odyssey.demo.world import Note, World, WorldError, quiet
+from odyssey.demo.world import BORDER, Note, World, WorldError, quiet
 
 BEFORE_CABLE, CABLE_OUT, CABLE_IN = "all cables", "cable pulled", "cable back"
 REQUESTS_EACH = 60  # requests that must be answered in each of the three phases
@@ -113,7 +113,7 @@ async def _through_a_pulled_cable(
 
 def _loaded_host(stations: Sequence[Station], world: World) -> str:
     """The host of the node that the border talks to: all requests pass its cable."""
-    exposed = {rule.target for rule in world.rules if rule.source == "edge"}
+    exposed = {rule.target for rule in world.rules if rule.source == BORDER}
     for station in stations:
         if station.network in exposed and station.admitted and station.host is not None:
             return station.host

@@ -22,7 +22,7 @@ from odyssey.demo.matrix import Station
 from odyssey.demo.observe import ObserveError
 from odyssey.demo.report import Crash, Headless, Policy, Report, Requests, Transactions
 from odyssey.demo.screen import Screen
-from odyssey.demo.world import World, WorldError
+from odyssey.demo.world import BORDER, World, WorldError
 from odyssey.lab import Lab, LabError
 from rdmp.rpc import RpcError
 
@@ -72,6 +72,7 @@ class Demonstration:
         self.document: Mapping[str, Any] = json.loads(options.platform.read_text(encoding="utf-8"))
         self.world = World(lab, self.document)
         self.report = Report()
+        self.known_entrances: list[str] = []
         self.screen: Screen | None = None
         self._load: Load | None = None
         self._before = Counts()
@@ -175,8 +176,10 @@ class Demonstration:
 
     def entrances(self, stations: Sequence[Station]) -> list[str]:
         """The addresses at which the border reaches the platform."""
-        exposed = {rule.target for rule in self.world.rules if rule.source == "edge"}
-        return [station.address for station in stations if station.network in exposed and station.admitted]
+        exposed = {rule.target for rule in self.world.rules if rule.source == BORDER}
+        found = [station.address for station in stations if station.network in exposed and station.admitted]
+        self.known_entrances = found
+        return found
 
     async def policy(self) -> Outcome:
         """Every declared path and the whole matrix of what is not declared."""

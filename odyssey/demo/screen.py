@@ -17,6 +17,7 @@ from rich.text import Text
 from odyssey.demo.report import Truth
 
 REDRAWS_PER_SECOND = 8
+PLAIN_WIDTH = 120  # characters of a line in a file or a log
 PLAIN_INTERVAL = 2.0  # s; at most one line of plain progress in this time
 
 
@@ -148,4 +149,6 @@ class LiveScreen(Screen):
 def make(steps: int) -> Screen:
     """The screen that fits where standard output goes; NO_COLOR is honoured."""
     console = Console(highlight=False)
-    return LiveScreen(console, steps) if console.is_terminal else PlainScreen(console, steps)
+    if console.is_terminal:
+        return LiveScreen(console, steps)
+    return PlainScreen(Console(highlight=False, width=PLAIN_WIDTH), steps)
