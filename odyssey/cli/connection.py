@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +132,7 @@ class Session:
         self._note = note
         self._sleep = sleep
         self._link = _Link()
+        self._reconnected = -math.inf
 
     async def __aenter__(self) -> Session:
         await self._connect()
@@ -139,6 +142,10 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._link.close()
+
+    def since_reconnect(self) -> float:
+        """Seconds since the connection was last made again; infinite if it never was."""
+        return time.monotonic() - self._reconnected
 
     async def call(
         self, method: str, params: Mapping[str, Any], *, on_progress: OnProgress | None = None, timeout: float
@@ -178,6 +185,7 @@ class Session:
                 why = error.message
                 continue
             self._note("connected again")
+            self._reconnected = time.monotonic()
             return
         raise Failure(
             f"odysseyd did not come back within {seconds(limit)}; {why}", Exit.UNREACHABLE, advice=self._advice()

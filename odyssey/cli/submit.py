@@ -25,6 +25,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 CALL_TIMEOUT = 3600.0
 """Seconds that one service call is waited for before odysseyctl stops watching."""
 
+RETURN_TIME = 10.0
+"""Seconds after a reconnect for which a refusal is not believed: odysseyd restarted, and its hosts come back too."""
+RETURN_PAUSE = 0.5
+
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -129,7 +133,16 @@ def _watch(app: App, request: Mapping[str, Any], quiet: bool) -> dict[str, Any]:
 
 async def _call(app: App, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     async with Session(app.connection.target(), progress.say) as session:
-        return await session.call("service.call", request, on_progress=progress.update, timeout=CALL_TIMEOUT)
+        while True:
+            try:
+                return await session.call("service.call", request, on_progress=progress.update, timeout=CALL_TIMEOUT)
+            except Failure as error:
+                if error.exit_code != Exit.REFUSED or session.since_reconnect() > RETURN_TIME:
+                    raise
+                progress.update(
+                    {"kind": "message", "text": f"{error.message}; hosts may not be back yet, trying again"}
+                )
+                await asyncio.sleep(RETURN_PAUSE)
 
 
 def exit_code(answer: Mapping[str, Any]) -> Exit:

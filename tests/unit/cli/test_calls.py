@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from odyssey.cli import submit
 from tests.unit.cli.conftest import Ctl, start_ctl
 from tests.unit.cli.fake import Call, FakeDaemon, Hangup, RpcFault
 from tests.unit.cli.test_questions import NETWORK, NODE, TX
@@ -328,6 +329,36 @@ def test_a_lost_connection_is_found_again_and_the_same_id_repeated(ctl: Ctl, dae
     assert (len(service_calls(daemon)), len(ids)) == (3, 1)
     assert result.stderr.count("connection to odysseyd lost") == 2
     assert result.stderr.count("connected again") == 2
+
+
+def test_a_refusal_after_a_restart_is_tried_again(
+    ctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restarting(_: Call) -> dict[str, Any]:
+        if len(service_calls(daemon)) == 1:
+            raise Hangup
+        if len(service_calls(daemon)) <= 3:
+            raise RpcFault("refused", "the plan is refused")
+        return DONE
+
+    daemon.answers["service.call"] = restarting
+    monkeypatch.setattr(submit, "RETURN_PAUSE", 0.01)
+    result = ctl("network", "scale", "shop/app", "3")
+    assert (result.exit_code, len(service_calls(daemon))) == (0, 4)
+    assert result.stderr.count("hosts may not be back yet") == 1
+
+
+def test_a_refusal_long_after_a_restart_is_believed(
+    ctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restarting(_: Call) -> dict[str, Any]:
+        if len(service_calls(daemon)) == 1:
+            raise Hangup
+        raise RpcFault("refused", "the plan is refused")
+
+    daemon.answers["service.call"] = restarting
+    monkeypatch.setattr(submit, "RETURN_TIME", -1.0)
+    assert ctl("network", "scale", "shop/app", "3").exit_code == 3
 
 
 def test_a_daemon_that_does_not_come_back_is_given_up(ctl: Ctl, daemon: FakeDaemon) -> None:
