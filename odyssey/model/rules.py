@@ -201,12 +201,13 @@ def change_faults(platform: Platform, snapshot: Snapshot) -> tuple[Fault, ...]:
 
 
 def _frozen_faults(old: Network, new: Network, nodes: int) -> Iterator[Fault]:
+    run = "node runs" if nodes == 1 else "nodes run"
     for field, read in _FROZEN.items():
         if read(old) != read(new):
             yield fault(
                 network_path(new.name, field),
                 read(new),
-                f"{read(old)}, with which {nodes} nodes run: rolling updates are not available yet; "
+                f"{read(old)}, with which {nodes} {run}: rolling updates are not available yet; "
                 "scale the network to 0 or remove it first",
             )
 

@@ -27,7 +27,7 @@ def _all(before: Snapshot, after: Snapshot) -> Iterator[Change]:
         "platform",
         {name: platform.document for name, platform in before.platforms.items()},
         {name: platform.document for name, platform in after.platforms.items()},
-        lambda document: f"{len(document['networks'])} networks",
+        lambda document: _counted(len(document["networks"]), "network"),
         lambda old, new: "document changed",
     )
     yield from _compare("network", _networks(before), _networks(after), _network_text, _network_change)
@@ -58,12 +58,17 @@ def _natural(name: str) -> tuple[str, int]:
     return (stem, int(last)) if last.isascii() and last.isdigit() else (name, 0)
 
 
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def _inventory(snapshot: Snapshot) -> dict[str, Inventory]:
     return {snapshot.inventory.cluster: snapshot.inventory} if snapshot.inventory is not None else {}
 
 
 def _inventory_text(inventory: Inventory) -> str:
-    return f"{len(inventory.hosts)} hosts, {len(inventory.fabric.switches)} switches"
+    switches = len(inventory.fabric.switches)
+    return f"{_counted(len(inventory.hosts), 'host')}, {_counted(switches, 'switch', 'switches')}"
 
 
 def _inventory_change(old: Inventory, new: Inventory) -> str:
@@ -86,7 +91,7 @@ def _networks(snapshot: Snapshot) -> dict[str, tuple[Network, int]]:
 
 def _network_text(item: tuple[Network, int]) -> str:
     network, count = item
-    return f"{network.subnet}, VLAN {network.vlan}, image {network.image}, {count} nodes"
+    return f"{network.subnet}, VLAN {network.vlan}, image {network.image}, {_counted(count, 'node')}"
 
 
 def _network_change(old: tuple[Network, int], new: tuple[Network, int]) -> str:

@@ -49,9 +49,7 @@ def properties() -> dict[str, Any]:
     """The properties of each class. Their types stand in the schema ``service-call``."""
     return {
         "System": {"properties": {"platform": _property("str"), "document": _property("dict")}},
-        "Network": {
-            "properties": {"name": _property("str"), "document": _property("dict"), "count": _property("int")}
-        },
+        "Network": {"properties": {"name": _property("str"), "document": _property("dict"), "count": _property("int")}},
         "Node": {"properties": {"name": _property("str"), "count": _property("int")}},
     }
 
