@@ -152,6 +152,7 @@ def _driver(config: Config, identity: Identity) -> DockerDriver:
         config.state_dir,
         Secrets(config.secrets_dir, config.run_dir / "secrets"),
         pool_size=config.pool,
+        stop_grace=config.agent.stop_grace,
         policy=config.workload,
     )
 

@@ -108,8 +108,8 @@ class HostDriver(ABC):
         """
 
     @abstractmethod
-    async def stop(self, node: str, grace: float) -> None:
-        """Stop the node, `grace` seconds after asking it to end, and remove all but its volume."""
+    async def stop(self, node: str) -> None:
+        """Ask the node to end, end it after a grace time, and remove all but its volume."""
 
     @abstractmethod
     async def neighbours(self, spec: NodeSpec) -> None:

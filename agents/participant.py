@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,7 @@ from schemas import Fault, SchemaError
 Json = Mapping[str, Any]
 NAME_WAIT = 10.0  # seconds that a node waits until an aborted transaction has let go of its name
 NAME_POLL = 0.1
+ABORTED_KEPT = 64  # aborted transactions whose late traces are looked for
 LOG_LINES = 20  # of a node that did not start, shown with the reason
 METHODS = ("connections", "images", "logs", "observe", "status")
 TAIL_LIMIT = 1000  # lines of log that one call may ask for
@@ -48,6 +50,7 @@ class AgentParticipant(Participant):
         self._limits = limits or AgentLimits()
         self._table = NodeTable()
         self.restored = asyncio.Event()
+        self._aborted: OrderedDict[str, Operation] = OrderedDict()
         self._starts = asyncio.Semaphore(self._limits.parallel_starts)
         self._commands = asyncio.Semaphore(self._limits.parallel_commands)
         self.restorer = Restorer(
@@ -55,6 +58,7 @@ class AgentParticipant(Participant):
             self._table,
             host,
             publish,
+            self._sweep,
             interval=self._limits.restore_interval,
             parallel=self._limits.parallel_restores,
         )
@@ -238,7 +242,7 @@ class AgentParticipant(Participant):
 
     async def _stop_node(self, name: str) -> _Done:
         async with self._table.locked(name), self._commands:
-            await self._driver.stop(name, self._limits.stop_grace)
+            await self._driver.stop(name)
             self._table.forget(name)
         return _Done({NODE_PREFIX + name: None})
 
@@ -248,7 +252,26 @@ class AgentParticipant(Participant):
         except SchemaError:
             return Effect()  # it was refused before anything was done
         await asyncio.gather(*(self._discard(spec, tx.id) for spec in operation.start))
+        if operation.start:
+            self._aborted[tx.id] = operation
+            while len(self._aborted) > ABORTED_KEPT:
+                self._aborted.popitem(last=False)
         return Effect()
+
+    async def _sweep(self) -> None:
+        """Remove what came of an aborted transaction after its abort.
+
+        When the agent is killed in the middle of a call, the engine carries that call out all the same, and it may
+        be slower than the agent's next start.
+        """
+        if not self._aborted:
+            return
+        for name, facts in (await self._driver.nodes()).items():
+            operation = self._aborted.get(facts.tx or "")
+            for spec in operation.start if operation else ():
+                if spec.node == name and facts.tx is not None:
+                    _log.warning("node %s of the aborted transaction %s came late; removing it", name, facts.tx)
+                    await self._discard(spec, facts.tx)
 
     async def _discard(self, spec: NodeSpec, tx: str) -> None:
         async with self._table.locked(spec.node), self._starts:

@@ -2,7 +2,8 @@
 """The restoring loop: keep what is committed true, without any transaction and also without an orchestrator.
 
 It runs at the start, every `interval` seconds, and whenever a committed node's container ended. It looks at committed
-nodes only: those of undecided transactions are left as they are, and nothing is ever removed for being unknown.
+nodes, and at what came of an aborted transaction after its abort; nodes of undecided transactions are left as they are,
+and nothing is ever removed for being unknown.
 """
 
 from __future__ import annotations
@@ -27,12 +28,22 @@ class Restorer:
     """Runs the loop and tells what happens to committed nodes as events."""
 
     def __init__(
-        self, driver: HostDriver, table: NodeTable, host: str, publish: Publish, *, interval: float, parallel: int
+        self,
+        driver: HostDriver,
+        table: NodeTable,
+        host: str,
+        publish: Publish,
+        sweep: Callable[[], Awaitable[None]],
+        *,
+        interval: float,
+        parallel: int,
     ) -> None:
+        """`sweep` removes late traces of aborted transactions; `parallel` nodes are looked at at once."""
         self._driver = driver
         self._table = table
         self._host = host
         self._publish = publish
+        self._sweep = sweep
         self._interval = interval
         self._parallel = asyncio.Semaphore(parallel)
         self._wake = asyncio.Event()
@@ -52,6 +63,10 @@ class Restorer:
 
     async def restore(self) -> None:
         """Bring every committed node into order once."""
+        try:
+            await self._sweep()
+        except NodeError as error:
+            _log.warning("late traces of aborted transactions cannot be looked for: %s", error.reason)
         await asyncio.gather(*(self._node(name) for name in self._table.names()))
 
     async def _node(self, name: str) -> None:

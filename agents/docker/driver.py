@@ -56,8 +56,10 @@ class DockerDriver(HostDriver):
         secrets: Secrets,
         *,
         pool_size: int,
+        stop_grace: float,
         policy: Policy | None = None,
     ) -> None:
+        """`stop_grace` is the seconds between asking a workload to end and killing it."""
         self._engine = engine
         self._owner = owner
         self._secrets = secrets
@@ -65,7 +67,7 @@ class DockerDriver(HostDriver):
         self._files = NodeFiles(state_dir / "nodes")
         self._pool = Pool(engine, owner, pool_size)
         self._containers = NodeContainers(
-            engine, owner, self._pool, self._files, secrets, self._network, policy or Policy()
+            engine, owner, self._pool, self._files, secrets, self._network, policy or Policy(), stop_grace
         )
         self._listened: dict[str, frozenset[int]] = {}
         self._version: Mapping[str, Any] | None = None
@@ -161,8 +163,8 @@ class DockerDriver(HostDriver):
         await self._containers.discard(spec, tx)
 
     @_for_people
-    async def stop(self, node: str, grace: float) -> None:
-        await self._containers.remove(node, grace)
+    async def stop(self, node: str) -> None:
+        await self._containers.remove(node)
         self._listened.pop(node, None)
 
     @_for_people

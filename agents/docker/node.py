@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from agents.docker.containers import (
+    POOL_PREFIX,
     RESTART_COMMITTED,
     SANDBOX,
     TX,
@@ -32,7 +33,6 @@ from agents.network import Network
 from agents.secrets import Secrets
 from agents.spec import NodeSpec
 
-MOVE_GRACE = 10.0  # seconds that a workload gets to end when it must move to another network namespace
 _ALIVE = ("running", "paused", "restarting")
 
 
@@ -48,7 +48,9 @@ class NodeContainers:
         secrets: Secrets,
         network: Network,
         policy: Policy,
+        grace: float,
     ) -> None:
+        """`grace` is the seconds between asking a workload to end and killing it."""
         self._engine = engine
         self._owner = owner
         self._pool = pool
@@ -56,6 +58,7 @@ class NodeContainers:
         self._secrets = secrets
         self._network = network
         self._policy = policy
+        self._grace = grace
 
     async def find(self, name: str) -> Container | None:
         """Return a container of ours by name. Raises NodeError if it is somebody else's."""
@@ -128,25 +131,29 @@ class NodeContainers:
         """Remove what an aborted transaction made of a node; what another transaction made stays."""
         node = spec.node
         claim = await asyncio.to_thread(self._files.claimed, node)
-        workload = await self._ours(node)
+        workload, sandbox = await together(self._ours(node), self._ours(sandbox_name(node)))
         if workload is not None and workload.tx != tx:
             return
-        sandbox = await self._ours(sandbox_name(node))
         taken = claim.sandbox if claim is not None and claim.tx == tx else None
         if sandbox is not None and sandbox.tx != tx and sandbox.id != taken:
-            sandbox = None
+            return
+        if sandbox is None and taken is not None:
+            # Reserved but not renamed; a rename that was under way in a crash must not come true later.
+            reserved = await self._ours(taken)
+            sandbox = reserved if reserved is not None and reserved.name.startswith(POOL_PREFIX) else None
         await together(*(self._engine.remove(one.id) for one in (workload, sandbox) if one is not None))
         if spec.volume is not None:
             await self._remove_volume(spec.volume.name, tx)
-        if claim is not None and claim.tx == tx:
+        # Without a claim the folder was left by a crash before the claim was written, or after it was removed.
+        if claim is None or claim.tx == tx:
             await self._forget(node)
 
-    async def remove(self, node: str, grace: float) -> None:
+    async def remove(self, node: str) -> None:
         """Stop and remove a node whose removal is decided. Raises NodeError if its name is somebody else's."""
         workload = await self.find(node)
         if workload is not None:
             if workload.status in _ALIVE:
-                await self._engine.stop(workload.id, grace)
+                await self._engine.stop(workload.id, self._grace)
             await self._engine.remove(workload.id)
         sandbox = await self.find(sandbox_name(node))
         if sandbox is not None:
@@ -244,7 +251,7 @@ class NodeContainers:
         Its old NICs hold the node's MAC address, so it must go before the new ones come.
         """
         if workload.network_mode != f"container:{sandbox.id}":
-            await self._engine.stop(workload.id, MOVE_GRACE)
+            await self._engine.stop(workload.id, self._grace)
             await self._engine.remove(workload.id)
             actions.append("removed the workload, which belonged to another sandbox")
             return None
@@ -253,7 +260,7 @@ class NodeContainers:
         with self.open_namespace(workload) as its:
             if its.inode == namespace.inode:
                 return workload
-        await self._engine.stop(workload.id, MOVE_GRACE)
+        await self._engine.stop(workload.id, self._grace)
         actions.append("stopped the workload, which was in another network namespace")
         return await self.find(workload.name)
 

@@ -180,10 +180,15 @@ class DockerHost:
                 if path.is_dir():
                     path.rmdir()
             group.rmdir()
-        for line in sorted(Path("/proc/self/mounts").read_text().splitlines(), reverse=True):
-            if line.split()[1].startswith(f"{self.folder}/"):
-                run("umount", line.split()[1])
+        self.unmount(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def unmount(self, folder: Path) -> None:
+        """Unmount everything below a folder."""
+        points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for point in sorted(points, reverse=True):
+            if point.startswith(f"{folder}/"):
+                run("umount", point)
 
     def clear(self) -> None:
         """Remove all containers and volumes."""
@@ -305,9 +310,10 @@ class Agent:
             folder / "state",
             Secrets(self.secrets_dir, host.folder / "run/secrets"),
             pool_size=pool,
+            stop_grace=1.0,
         )
         self.events: list[tuple[str, Mapping[str, Any]]] = []
-        limits = AgentLimits(restore_interval=0.5, stop_grace=1.0)
+        limits = AgentLimits(restore_interval=0.5)
         self.participant = AgentParticipant(self.driver, "h1", self._publish, limits)
         self.state: dict[str, Mapping[str, Any]] = dict(state)
         self._seq = 0

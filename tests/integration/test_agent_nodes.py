@@ -169,6 +169,18 @@ async def test_an_abort_in_the_middle_leaves_nothing(host: DockerHost, agent: Ag
         assert list((agent.folder / "state/nodes").iterdir()) == []
 
 
+async def test_what_comes_late_of_an_aborted_transaction_is_removed(host: DockerHost, agent: Agent) -> None:
+    tx = agent.transaction("t1", operation([node_spec(1)]))
+    await agent.participant.abort(tx)
+    labels = {"odyssey.cluster": "test", "odyssey.host": "h1", "odyssey.role": "workload", "odyssey.node": "shop-app-1"}
+    host.client.create_container(WEB, name="shop-app-1", labels={**labels, "odyssey.tx": "t1"})
+    host.client.create_container(
+        WEB, name="shop-app-2", labels={**labels, "odyssey.node": "shop-app-2", "odyssey.tx": "t0"}
+    )
+    await agent.participant.restorer.restore()
+    assert host.names() == ["shop-app-2"]
+
+
 async def test_all_reasons_come_at_once(agent: Agent) -> None:
     spec = node_spec(image="nowhere.invalid/none:1", nics=["eth7"], secrets={"db-password": "/run/secrets/db"})
     with pytest.raises(Refused) as caught:
