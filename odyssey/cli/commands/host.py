@@ -15,6 +15,7 @@ from odyssey.cli.app import App, output_option
 from odyssey.cli.output import Column
 from odyssey.cli.parameters import duration
 from odyssey.cli.text import cell, json_text, seconds, since
+from odyssey.security.tokens import TOKEN_ROLES
 
 ENROL_PORT = 7421
 
@@ -78,7 +79,7 @@ def show(app: App, name: str) -> None:
     help="How long the token is good (30m, 1h, 2d).",
 )
 @click.option("--enrol", metavar="HOST:PORT", help="Where the new host reaches the enrolment port.")
-@click.option("--role", type=click.Choice(["agent", "controller"]), default="agent", show_default=True)
+@click.option("--role", type=click.Choice(TOKEN_ROLES), default="agent", show_default=True)
 @output_option
 @click.pass_obj
 def join(app: App, name: str, ttl: float, enrol: str | None, role: str) -> None:
