@@ -182,8 +182,9 @@ def _alternatives(error: jsonschema_rs.ValidationError) -> Iterator[Fault]:
     else:
         reason, at = [inner for branch in branches for inner in branch if _wrong_kind(inner, depth)], error
     expected = " or ".join(dict.fromkeys(fault.expected for fault in _faults(reason)))
-    expected = str(_annotation(error, "x-expected") or expected or f"one of {len(branches)} forms (see the schema)")
-    yield _fault(at.instance_path, at.instance, expected)
+    fields = ", ".join(str(inner.kind.value) for branch in meant for inner in branch if inner.kind.name == "required")
+    fallback = f"one of the fields {fields}" if fields else f"exactly one of {len(branches)} forms (see the schema)"
+    yield _fault(at.instance_path, at.instance, str(_annotation(error, "x-expected") or expected or fallback))
 
 
 def _wrong_kind(error: jsonschema_rs.ValidationError, depth: int) -> bool:
@@ -223,7 +224,7 @@ def _subschema(error: jsonschema_rs.ValidationError) -> Mapping[str, Any]:
 
 
 def _type_names(types: Any) -> str:
-    listed = types if isinstance(types, list) else [types]
+    listed = sorted(types, key="null".__eq__) if isinstance(types, list) else [types]
     return " or ".join(_TYPES.get(str(name), str(name)) for name in listed)
 
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One session over a transport that only remembers: lanes, limits, life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from rdmp.frames import Decoder, encode
+from rdmp.limits import Limits
+from rdmp.messages import Inquire, Message, Ping
+from rdmp.rpc import ProgressSender
+from rdmp.session import Origin, Session, SessionOwner
+
+LIMIT = 1 << 20
+
+
+class Memory(asyncio.Transport):
+    """A transport without a network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = bytearray()
+        self.ended = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.data += data
+
+    def close(self) -> None:
+        self.ended = True
+
+    def abort(self) -> None:
+        self.ended = True
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return what was sent since the last time."""
+        messages = list(Decoder(LIMIT).feed(bytes(self.data)))
+        self.data.clear()
+        return messages
+
+
+class Owner(SessionOwner):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.reasons: list[str] = []
+
+    def session_opened(self, session: Session) -> None:
+        pass
+
+    def session_message(self, session: Session, message: Message) -> None:
+        self.messages.append(message)
+
+    def session_closed(self, session: Session, reason: str) -> None:
+        self.reasons.append(reason)
+
+    async def session_call(
+        self, session: Session, method: str, params: Mapping[str, Any], progress: ProgressSender
+    ) -> Mapping[str, Any]:
+        return params
+
+
+def connected(limits: Limits | None = None) -> tuple[Session, Memory, Owner]:
+    owner, transport = Owner(), Memory()
+    session = Session(owner, limits or Limits(), Origin("tls", "test"))
+    session.connection_made(transport)
+    session.establish(60.0)
+    return session, transport, owner
+
+
+async def test_heartbeats_pass_a_long_queue() -> None:
+    session, transport, _ = connected()
+    session.pause_writing()
+    for number in range(100):
+        session.send(Inquire(f"t.{number}"))
+    session.data_received(encode(Ping(7).to_json(), LIMIT))
+    assert session.queued == 100 and not transport.data
+    session.resume_writing()
+    sent = transport.take()
+    assert sent[0] == {"type": "pong", "n": 7}
+    assert [message["tx"] for message in sent[1:]] == [f"t.{number}" for number in range(100)]
+    assert session.queued == 0
+
+
+async def test_a_full_queue_ends_the_connection_with_a_reason() -> None:
+    session, transport, owner = connected(Limits(send_queue_messages=3))
+    session.pause_writing()
+    for number in range(4):
+        session.send(Inquire(f"t.{number}"))
+    assert session.closing and transport.ended
+    (error,) = transport.take()
+    assert error["code"] == "overloaded" and "3 messages" in error["message"]
+    session.connection_lost(None)
+    assert owner.reasons[0].startswith("overloaded")
+    session.send(Inquire("t.9"))
+    assert not transport.data
+
+
+async def test_the_queue_is_also_bounded_in_bytes() -> None:
+    session, transport, _ = connected(Limits(send_queue_bytes=500))
+    session.pause_writing()
+    session.send(Inquire("a" * 100))
+    assert not session.closing
+    for _ in range(10):
+        session.send(Inquire("a" * 100))
+    assert session.closing and transport.ended
+
+
+async def test_silence_is_counted_in_beats() -> None:
+    session, transport, _ = connected(Limits(heartbeat_misses=2))
+    session._beat(60.0, 1)
+    session._beat(60.0, 2)
+    session.data_received(encode(Inquire("t.1").to_json(), LIMIT))
+    session._beat(60.0, 3)
+    session._beat(60.0, 4)
+    assert not session.closing
+    session._beat(60.0, 5)
+    assert session.closing
+    assert [message["n"] for message in transport.take()] == [1, 2, 3, 4]
+
+
+async def test_messages_in_one_chunk_arrive_in_order() -> None:
+    session, _, owner = connected()
+    session.data_received(b"".join(encode(Inquire(f"t.{n}").to_json(), LIMIT) for n in range(5)))
+    assert [message.to_json()["tx"] for message in owner.messages] == [f"t.{n}" for n in range(5)]
+
+
+async def test_a_session_that_was_given_up_before_it_stood_is_cut() -> None:
+    transport = Memory()
+    session = Session(Owner(), Limits(), Origin("tls", "test"))
+    session.close("given up")
+    session.connection_made(transport)
+    assert transport.ended
