@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -27,9 +27,9 @@ from rdmp.limits import Limits
 from rdmp.messages import Abort, Aborted, Commit, Done, Error, Inquire, Message, Prepare, Vote
 from rdmp.records import State, TxRecord
 
-T = TypeVar("T", bound=Output)
+T = TypeVar("T")
 LIMITS = Limits(peer_wait=2.0, stage_wait=30.0)
-OPERATIONS = {
+OPERATIONS: dict[str, dict[str, Any]] = {
     "a": {"prepare": {}, "stages": {"admit": {}, "names": {}}},
     "b": {"prepare": {}, "stages": {"names": {}}},
 }

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -32,11 +32,11 @@ from rdmp.participant_core import (
     Write,
 )
 
-T = TypeVar("T", bound=Output)
+T = TypeVar("T")
 LIMITS = Limits(
     inquire_interval=2.0, in_doubt_alarm=6.0, effect_retry_min=1.0, effect_retry_max=4.0, participant_transactions=2
 )
-OPERATION = {"prepare": {}, "stages": {"admit": {}, "names": {}}}
+OPERATION: dict[str, Any] = {"prepare": {}, "stages": {"admit": {}, "names": {}}}
 PREPARE = Prepare("t.1", 7, 1, 5, 10.0, OPERATION)
 
 
@@ -207,15 +207,11 @@ def test_a_stage_that_fails_is_tried_again_for_ever() -> None:
 
 def test_contradictions_are_refused() -> None:
     one = prepared()
-    codes = []
-    for message in (Commit("t.9", 9, 1, "admit"), Commit("t.1", 7, 1, "other")):
-        codes += [error.code for error in sent(one.received("o1", message)) if isinstance(error, Error)]
+    answers = [one.received("o1", Commit("t.9", 9, 1, "admit")), one.received("o1", Commit("t.1", 7, 1, "other"))]
     durable(one, one.received("o1", Commit("t.1", 7, 1, "admit")))
-    codes += [error.code for error in sent(one.received("o1", Abort("t.1", 7, 1, 5))) if isinstance(error, Error)]
-    other = core(entry(Phase.ABORTED))
-    codes += [
-        error.code for error in sent(other.received("o1", Commit("t.1", 7, 1, "admit"))) if isinstance(error, Error)
-    ]
+    answers.append(one.received("o1", Abort("t.1", 7, 1, 5)))
+    answers.append(core(entry(Phase.ABORTED)).received("o1", Commit("t.1", 7, 1, "admit")))
+    codes = [error.code for outputs in answers for error in sent(outputs) if isinstance(error, Error)]
     assert codes == ["unknown_tx", "unknown_stage", "conflicting_decision", "conflicting_decision"]
 
 

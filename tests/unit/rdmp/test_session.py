@@ -70,6 +70,10 @@ def connected(limits: Limits | None = None) -> tuple[Session, Memory, Owner]:
     return session, transport, owner
 
 
+def alive(session: Session) -> bool:
+    return not session.closing
+
+
 async def test_heartbeats_pass_a_long_queue() -> None:
     session, transport, _ = connected()
     session.pause_writing()
@@ -89,7 +93,7 @@ async def test_a_full_queue_ends_the_connection_with_a_reason() -> None:
     session.pause_writing()
     for number in range(4):
         session.send(Inquire(f"t.{number}"))
-    assert session.closing and transport.ended
+    assert not alive(session) and transport.ended
     (error,) = transport.take()
     assert error["code"] == "overloaded" and "3 messages" in error["message"]
     session.connection_lost(None)
@@ -102,10 +106,10 @@ async def test_the_queue_is_also_bounded_in_bytes() -> None:
     session, transport, _ = connected(Limits(send_queue_bytes=500))
     session.pause_writing()
     session.send(Inquire("a" * 100))
-    assert not session.closing
+    assert alive(session)
     for _ in range(10):
         session.send(Inquire("a" * 100))
-    assert session.closing and transport.ended
+    assert not alive(session) and transport.ended
 
 
 async def test_silence_is_counted_in_beats() -> None:
@@ -115,9 +119,9 @@ async def test_silence_is_counted_in_beats() -> None:
     session.data_received(encode(Inquire("t.1").to_json(), LIMIT))
     session._beat(60.0, 3)
     session._beat(60.0, 4)
-    assert not session.closing
+    assert alive(session)
     session._beat(60.0, 5)
-    assert session.closing
+    assert not alive(session)
     assert [message["n"] for message in transport.take()] == [1, 2, 3, 4]
 
 
