@@ -46,6 +46,10 @@ class Builder:
         assert network is not None, key
         return network
 
+    def reachable(self, node: NodeState) -> bool:
+        """Tell whether the agent of a node can take part."""
+        return self.options.absent_allowed or node.host in self.now.present
+
     def add(self, draft: Draft, deadline: float | None = None) -> None:
         """Append the transaction and fold its decision."""
         self._steps.append(draft.finish(self.options.deadline if deadline is None else deadline))

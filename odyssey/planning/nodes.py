@@ -62,8 +62,11 @@ def shrink(builder: Builder, groups: Iterable[Sequence[Network]], target_of: Tar
 
 
 def settle(builder: Builder, keys: Iterable[str]) -> None:
-    """Drain and retire what an earlier plan left draining in these networks."""
-    left = [node for key in keys for node in builder.now.draining(key)]
+    """Drain and retire what an earlier plan left draining in these networks.
+
+    Nodes on hosts that are away wait until the host is back; nothing new reaches them meanwhile.
+    """
+    left = [node for key in keys for node in builder.now.draining(key) if builder.reachable(node)]
     builder.drain(left)
     retire(builder, left)
 

@@ -147,7 +147,7 @@ def _resize(builder: Builder, network: Network, target_of: TargetOf) -> Plan:
 
 def _settle(builder: Builder, networks: Iterable[str]) -> Plan:
     keys = sorted(set(networks).intersection(builder.now.networks) if networks else builder.now.networks)
-    drained = [key for key in keys if builder.now.draining(key)]
+    drained = [key for key in keys if any(map(builder.reachable, builder.now.draining(key)))]
     settle(builder, drained)
     return builder.finish(map(network_document, drained))
 

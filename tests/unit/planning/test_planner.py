@@ -173,6 +173,40 @@ def test_a_leftover_draining_node_is_settled_first() -> None:
     assert plan(world.state, Settle(("shop/lb",))).steps == ()
 
 
+def test_a_draining_node_on_a_host_that_is_away_holds_nothing_up() -> None:
+    world = running()
+    world.wish(ScaleNetwork("shop", "app", 3))
+    world.carry_out(plan(world.state, ScaleGoal("shop", "app", 2)).steps[0])
+    (left,) = world.state.draining("shop/app")
+    present, lb = world.state.present, world.state.nodes["shop-lb-1"].host
+    assert left.host != lb
+    world.state = replace(world.state, present=present - {left.host})
+    assert plan(world.state, Settle()).steps == ()
+    assert titles(plan(world.state, ScaleGoal("shop", "app", 3)).steps)[0].startswith(("admit", "start"))
+    world.state = replace(world.state, present=present)
+    assert titles(plan(world.state, Settle()).steps) == ["drain shop-app-3", "retire shop-app-3"]
+
+
+def test_a_running_plan_tells_what_it_will_place() -> None:
+    made = plan(snapshot(), resolve(ApplyPlatform(shop()), snapshot()))
+    assert sorted(made.placements()) == [f"node/shop-{name}" for name in ("app-1", "app-2", "app-3", "db-1", "lb-1")]
+    beside = snapshot(pending=made.placements())
+    assert len(beside.pending) == 5 and not beside.nodes
+
+
+def test_a_thousand_nodes_are_planned() -> None:
+    documents = {"inventory": inventory(20, cpus=64, memory=65536, nodes=60)}
+    tiers = {
+        "lb": network(1, count=100, most=100, dependsOn={"app": opening(80)}),
+        "app": network(2, count=800, most=800, subnet="10.2.0.0/16", dependsOn={"db": opening(80)}),
+        "db": network(3, count=100, most=100),
+    }
+    state = snapshot(documents, hosts=20)
+    made = plan(state, resolve(ApplyPlatform(platform(tiers)), state))
+    assert len(made.placements()) == 1000
+    assert len({document["address"] for document in made.placements().values()}) == 1000
+
+
 def test_an_apply_of_the_same_document_changes_nothing() -> None:
     world = running()
     made = plan(world.state, resolve(ApplyPlatform(shop()), world.state))
