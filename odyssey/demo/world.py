@@ -255,15 +255,14 @@ class World:
             nonlocal last
             try:
                 status, records = await self.ask("status"), await self.records()
+                missing = wanted - {peer["name"] for peer in status["peers"]}
+                switches = (await self.ask("switch.list"))["switches"] if "controller" not in missing else []
             except (OSError, RpcError, TimeoutError) as error:
                 last = f"odysseyd does not answer: {error}"
                 return False
-            missing = wanted - {peer["name"] for peer in status["peers"]}
             still = [record["id"] for record in records.open()]
-            alone = [
-                name for name, switch in self.lab.switches.items() if not await asyncio.to_thread(switch.connected)
-            ]
-            last = f"missing participants: {sorted(missing)}; open transactions: {still}; switches alone: {alone}"
+            alone = set(self.lab.switches) - {switch["switch"] for switch in switches if switch["connected"]}
+            last = f"missing participants: {sorted(missing)}; open: {still}; switches alone: {sorted(alone)}"
             return not missing and not still and not alone
 
         await until(look, timeout, lambda: last)
