@@ -21,6 +21,8 @@ class OrchestratorLimits:
     """How long a call waits for networks that another call is changing."""
     calls: int = 64
     """Service calls that may be in work at once."""
+    start_grace: float = 10.0
+    """After a start, how long a call waits for the members of the cluster to connect again before it is planned."""
     drain_poll: float = 0.25
     """How often the connections of draining nodes are counted."""
     agent_timeout: float = 5.0

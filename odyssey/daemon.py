@@ -125,8 +125,12 @@ def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: i
     runner = StepRunner(hub, questions, epoch, config.limits.drain_poll)
     engine = Engine(state.view, state.calls, questions, runner, config.limits)
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
-    api.open(Service(engine, roles), queries, tokens)
+    api.open(Service(engine, roles), queries, tokens, _address(config.enrol_listen))
     return hub, Settler(engine, state.view, config.limits.settle_interval)
+
+
+def _address(listen: tuple[str, int] | None) -> str | None:
+    return None if listen is None else f"[{listen[0]}]:{listen[1]}" if ":" in listen[0] else f"{listen[0]}:{listen[1]}"
 
 
 async def _serve(config: Config, hub: Hub) -> None:

@@ -75,12 +75,14 @@ class Api(RpcHandler):
         self._roles = roles
         self._service: Service | None = None
         self._tokens: JoinTokens | None = None
+        self._enrol: str | None = None
         self._queries: dict[str, _Query] = {}
 
-    def open(self, service: Service, queries: Queries, tokens: JoinTokens | None) -> None:
-        """Begin to answer."""
+    def open(self, service: Service, queries: Queries, tokens: JoinTokens | None, enrol: str | None) -> None:
+        """Begin to answer; `enrol` is the address (`HOST:PORT`) at which tokens are accepted."""
         self._service = service
         self._tokens = tokens
+        self._enrol = enrol
         self._queries = {
             "status": queries.status,
             "state.get": queries.state,
@@ -131,6 +133,9 @@ class Api(RpcHandler):
             except (TokenRefused, ValueError) as error:
                 raise RpcError("invalid", str(error)) from error
             _log.info("%s made a join token for %s/%s", peer, role, name)
-            return {"token": token.text, "role": token.role, "name": token.name, "expires": token.expires}
+            return {
+                "token": token.text, "role": token.role, "name": token.name, "expires": token.expires,
+                "enrol": self._enrol,
+            }  # fmt: skip
 
         return create

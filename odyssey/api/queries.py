@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from odyssey.api.parameters import text
+from odyssey.model.naming import CONTROLLER
 from odyssey.orchestrator.calls import CallBook
-from odyssey.orchestrator.questions import CONTROLLER, Questions
+from odyssey.orchestrator.questions import Questions
 from odyssey.state.view import StateView
 from rdmp.hub import Hub
 from rdmp.rpc import RpcError

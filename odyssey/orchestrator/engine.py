@@ -60,6 +60,7 @@ class Engine:
         self._runner = runner
         self._limits = limits
         self._running: dict[str, _Work] = {}
+        self._started = asyncio.get_running_loop().time()
         self.locks = LockTable(view.held)
 
     async def submit(self, request: Mapping[str, Any], subject: str, listener: Listener) -> Mapping[str, Any]:
@@ -122,6 +123,7 @@ class Engine:
         }  # fmt: skip
 
     async def _snapshot(self, wish: Wish | None) -> Snapshot:
+        await self._questions.wait_for(self._view.participants(), self._started + self._limits.start_grace)
         references = (wish.images() if wish else frozenset()) | self._view.images()
         images = await self._questions.images(references)
         return self._view.snapshot(images, self._questions.present())
@@ -238,7 +240,7 @@ def _wish(request: Mapping[str, Any]) -> Wish:
     try:
         return handle(request)
     except ServiceCallError as error:
-        raise RpcError("invalid", str(error), error.faults) from error
+        raise RpcError("invalid", "the service call is refused", error.faults) from error
 
 
 def _plan(snapshot: Snapshot, goal: Callable[[], Goal], request: Mapping[str, Any]) -> Plan:

@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
+from odyssey.model.naming import CONTROLLER
 from rdmp.hub import Hub
 from rdmp.rpc import RpcError
 
 _log = logging.getLogger(__name__)
-CONTROLLER = "controller"
+
+_LOOK_AGAIN = 0.05
 
 
 class Questions:
@@ -26,6 +28,12 @@ class Questions:
     def present(self) -> frozenset[str]:
         """Names of the participants that are connected now."""
         return frozenset(peer.name for peer in self._hub.peers() if peer.role in {"agent", CONTROLLER})
+
+    async def wait_for(self, names: Set[str], until: float) -> None:
+        """Wait until all of `names` are connected, at the longest until that time of the event loop's clock."""
+        loop = asyncio.get_running_loop()
+        while not names <= self.present() and loop.time() < until:
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def ask(self, name: str, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask one participant. Raises RpcError."""

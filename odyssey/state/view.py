@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from odyssey.model.naming import CONTROLLER
 from odyssey.model.snapshot import Snapshot
 from rdmp.records import TxRecord
 
@@ -100,6 +101,11 @@ class StateView:
         return frozenset(
             network["image"] for document in self.values("platform/") for network in document["networks"].values()
         )
+
+    def participants(self) -> frozenset[str]:
+        """Everybody who takes part in this cluster: the controller and the agent of each host of the inventory."""
+        inventory = self.documents.get("inventory")
+        return frozenset({CONTROLLER, *inventory["hosts"]}) if inventory else frozenset()
 
     def snapshot(self, images: Mapping[str, Mapping[str, str]], present: Iterable[str]) -> Snapshot:
         """An immutable picture for the planner."""
