@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -77,8 +78,11 @@ MOMENTS = {
 
 @pytest.mark.parametrize("victim", ["odysseyd", "controller", AGENT])
 @pytest.mark.parametrize("moment", list(MOMENTS))
-async def test_a_kill_leaves_nothing_half_done(shop: World, moment: str, victim: str) -> None:
+async def test_a_kill_leaves_nothing_half_done(
+    shop: World, moment: str, victim: str, record_property: Callable[[str, object], None]
+) -> None:
     result = await crash.strike(shop, COLD, f"when {moment}", MOMENTS[moment](victim))
+    record_property("outcome", f"{result}; recovered in {result.recovered_seconds:.1f} s")
 
     assert result.findings == ()
     assert_decision_kept(moment, result)
