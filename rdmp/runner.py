@@ -21,14 +21,14 @@ from rdmp.journal import Journal, JournalError
 from rdmp.limits import Limits
 from rdmp.messages import Error, Message, Publish, Welcome
 from rdmp.participant import Effect, Participant, Refused
-from rdmp.participant_core import (
+from rdmp.participant_core import ParticipantCore
+from rdmp.participant_table import (
     Announce,
     CancelRun,
     Denied,
     Failed,
     Meta,
     Output,
-    ParticipantCore,
     Result,
     Run,
     Send,
