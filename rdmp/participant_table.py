@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The vocabulary of a participant's machine: its phases and their table, what it stores, and what it asks its shell for.
+"""The vocabulary of a participant's machine: phases and their table, what it stores, what it asks its shell for.
 
 The theory of operation stands in ``participant_core``; the table in words stands in docs/rdmp.md.
 """
