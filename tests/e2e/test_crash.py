@@ -90,9 +90,9 @@ async def test_a_kill_leaves_nothing_half_done(
 
 def assert_decision_kept(moment: str, result: Strike) -> None:
     """A decision is final, a yes vote binds across a restart, and what was not decided is aborted."""
-    if moment == "it is decided and not admitted":
-        assert result.decision == "committed"
-    elif moment == "the agent has voted" and result.victim.startswith(AGENT):
+    if moment == "it is decided and not admitted" or (
+        moment == "the agent has voted" and result.victim.startswith(AGENT)
+    ):
         assert result.decision == "committed"
     elif moment == "the agent has voted" and result.victim == "odysseyd":
         assert result.decision == "aborted"
