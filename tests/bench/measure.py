@@ -175,19 +175,22 @@ class _Watch:
 
 
 def _name(message: Mapping[str, Any]) -> str | None:
-    """What a progress message tells, in a few words without names of hosts; None if it is of no interest here."""
-    if message.get("kind") == "plan":
+    """What a progress message tells, in a few words without names of hosts; None if it is of no interest here.
+
+    A stage that several agents carry out counts from the first that is done.
+    """
+    kind, state = message.get("kind"), message.get("state")
+    if kind == "plan":
         return "planned"
-    event, participant = message.get("event"), str(message.get("participant", ""))
-    who = "controller" if participant == "controller" else "agent"
-    names = {
-        "created": "recorded",
-        "vote": f"{who} has prepared",
-        "decided": "decided",
-        "done": f"{message.get('stage')}: {who} done",
-        "finished": "finished",
-    }
-    return names.get(str(event))
+    if kind == "stage":
+        who = "controller" if message.get("participant") == "controller" else "agent"
+        return f"{message.get('stage')}: {who} {state}"
+    if kind != "tx":
+        return None
+    for participant, answer in (message.get("participants") or {}).items():
+        if answer == "yes":
+            return "prepared: controller" if participant == "controller" else "prepared: agent"
+    return {"preparing": "transaction begins", "committed": "decided", "finished": "finished"}.get(str(state))
 
 
 async def _address(world: World, tx: str) -> str:
