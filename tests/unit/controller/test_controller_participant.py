@@ -209,8 +209,8 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
     for name, number in (("sw1", 1), ("sw2", 2)):
         await first.connect(name, number)
     await first.carry_out(samples.shop())
-    stages = {"admit": {"binding/shop-app-3": ADMITTED}, "retire": {"binding/shop-lb-2": None}}
-    tx = first.transaction({"dark": {"binding/shop-app-3": NEW}}, **stages)
+    dark = {"dark": {"binding/shop-app-3": NEW}}
+    tx = first.transaction(dark, admit={"binding/shop-app-3": ADMITTED}, retire={"binding/shop-lb-2": None})
     await first.participant.prepare(tx)
     await first.close()
     second = Rig()
