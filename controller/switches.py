@@ -119,7 +119,8 @@ class SwitchConnection:
         if len(owners) > OWNERS_READ_SINGLY:
             readings = [await self.channel.read_flows()]
         else:
-            readings = [await self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners)]
+            singly = (self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners))
+            readings = await asyncio.gather(*singly)
         actual = TableSet.of(self._entries(readings, owners)).entries
         expected = wanted.owned_by(owners)
         groups = wanted.groups
