@@ -20,6 +20,7 @@ from rdmp.rpc import RpcError
 from tests.integration.agent_support import (
     FABRIC_MAC,
     GATEWAY,
+    HOST,
     WEB,
     Agent,
     DockerHost,
@@ -42,7 +43,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
 
 @pytest.fixture
 async def agent(host: DockerHost, tmp_path: Path) -> AsyncIterator[Agent]:
-    with inside("agt-h1"):
+    with inside(HOST):
         async with running_agent(host, tmp_path) as made:
             yield made
         host.clear()
@@ -376,7 +377,7 @@ async def test_connections_logs_and_images(host: DockerHost, agent: Agent) -> No
 
 
 async def test_the_pool_gives_sandboxes_and_fills_up(host: DockerHost, tmp_path: Path) -> None:
-    with inside("agt-h1"):
+    with inside(HOST):
         async with running_agent(host, tmp_path, pool=2) as agent:
             filling = asyncio.create_task(agent.driver.background())
             await _pool(agent.driver, 2)
@@ -408,6 +409,6 @@ async def _pool(driver: DockerDriver, size: int) -> None:
 
 def test_the_test_namespace_is_left_again() -> None:
     before = os.readlink("/proc/thread-self/ns/net")
-    with inside("agt-h1"):
+    with inside(HOST):
         assert os.readlink("/proc/thread-self/ns/net") != before
     assert os.readlink("/proc/thread-self/ns/net") == before
