@@ -161,8 +161,8 @@ class NodeContainers:
         workload, sandbox = await together(self._ours(node), self._ours(sandbox_name(node)))
         unclaimed = claim is None and (workload is None or workload.tx == tx)
         taken = claim.sandbox if claim is not None and claim.tx == tx else None
-        if sandbox is None and taken is not None:
-            # Reserved but not renamed; a rename that was under way in a crash must not come true later.
+        if sandbox is None and taken is not None and self._pool.withdraw(taken):
+            # Reserved in an earlier run and not renamed; a rename that was under way must not come true later.
             reserved = await self._ours(taken)
             sandbox = reserved if reserved is not None and reserved.name.startswith(POOL_PREFIX) else None
         mine = [one for one in (workload, sandbox) if one is not None and (one.tx == tx or one.id == taken)]
