@@ -53,11 +53,20 @@ def encode(message: Mapping[str, Any], max_bytes: int) -> bytes:
 
 
 class Decoder:
-    """Turn the bytes of one connection into JSON objects.  After a FrameError it must not be used again."""
+    """Turn the bytes of one connection into JSON objects.  After a FrameError it must not be used again.
+
+    ``size`` is the payload of the newest object in bytes.  ``max_bytes`` may be changed between two frames.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        self.size = 0
         self._buffer = bytearray()
+
+    @property
+    def partial(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Take bytes, yield every object that is now complete; raises FrameError at the first fault."""
@@ -74,6 +83,7 @@ class Decoder:
                 start = end
                 if zlib.crc32(body) != checksum:
                     raise FrameError("bad_frame", "the checksum of a frame is wrong")
+                self.size = length
                 yield parse(body)
         finally:
             del self._buffer[:start]
@@ -81,8 +91,8 @@ class Decoder:
     def _check_header(self, magic: bytes, length: int) -> None:
         if magic != MAGIC:
             raise FrameError("bad_frame", f"a frame must begin with {MAGIC!r}; found {magic!r}")
-        if length > self._max_bytes:
-            raise FrameError("message_too_large", f"a message of {length} bytes; the limit is {self._max_bytes}")
+        if length > self.max_bytes:
+            raise FrameError("message_too_large", f"a message of {length} bytes; the limit is {self.max_bytes}")
 
 
 def parse(body: bytes) -> dict[str, Any]:

@@ -18,9 +18,16 @@ class Limits:
     # connections
     max_message_bytes: int = 4 * 1024 * 1024
     max_connections: int = 1024
+    connections_per_certificate: int = 64
+    handshakes_per_address: int = 128
     handshake_timeout: float = 5.0
+    max_hello_bytes: int = 65536
     heartbeat: float = 2.0
     heartbeat_misses: int = 3
+    frame_timeout: float = 30.0
+    messages_per_second: int = 5000
+    participant_messages_per_second: int = 20_000
+    offences_per_connection: int = 100
     send_queue_messages: int = 8192
     send_queue_bytes: int = 16 * 1024 * 1024
     reconnect_min: float = 0.1
@@ -44,11 +51,13 @@ class Limits:
     effect_retry_max: float = 10.0
     journal_batch: int = 512
     # events
+    max_event_bytes: int = 256 * 1024
     publish_queue: int = 1024
     event_batch: int = 256
     event_window: int = 256
     ack_timeout: float = 30.0
     subscriptions_per_peer: int = 16
+    requests_per_peer: int = 256
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

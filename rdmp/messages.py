@@ -233,10 +233,33 @@ _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 _TUPLES = frozenset({"versions", "topics"})
 
+_CUT_ITEMS, _CUT_TEXT, _CUT_DEPTH = 70, 4200, 4  # just above what the schema allows, so that its limits still show
+_TOO_MUCH = Fault("$", None, "less", "$: it has too many items, or a text that is too long")
+
+
+def _cut(value: Any, depth: int) -> Any:
+    """Return a small copy of a value, with the faults of its first items."""
+    if isinstance(value, str):
+        return value[:_CUT_TEXT]
+    if depth >= _CUT_DEPTH:
+        return {} if isinstance(value, dict) else [] if isinstance(value, list) else value
+    if isinstance(value, Mapping):
+        # What the schema names stands first whatever the order was.
+        keys = sorted(value, key=lambda key: key not in _NAMES)[:_CUT_ITEMS] if len(value) > _CUT_ITEMS else value
+        return {key[:_CUT_TEXT]: _cut(value[key], depth + 1) for key in keys}
+    if isinstance(value, list):
+        return [_cut(item, depth + 1) for item in value[:_CUT_ITEMS]]
+    return value
+
+
+_NAMES = frozenset({"type", *(wire for fields in _FIELDS.values() for _, wire in fields)})
+
 
 def parse(value: Mapping[str, Any]) -> Message:
-    """Return the message that an object holds; raises MessageError with every fault."""
-    if faults := schemas.validate("rdmp-message", value):
+    """Return the message that an object holds; raises MessageError with every fault (of a large one, the first)."""
+    if not schemas.valid("rdmp-message", value):
+        # To list the faults of 4 MiB may take a minute and gigabytes: whoever sends them would stop everybody.
+        faults = schemas.validate("rdmp-message", _cut(value, 0)) or (_TOO_MUCH,)
         raise MessageError("not an RDMP message: " + "; ".join(fault.message for fault in faults), faults)
     name = value["type"]
     arguments = {

@@ -24,6 +24,7 @@ from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcTimeout
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
+_FAULTS = 16  # faults of one wrong message that are told
 _CLOSE_SECONDS = 2.0  # how long a closing connection may take to send what is left
 
 
@@ -55,6 +56,9 @@ class SessionOwner(ABC):
     async def session_call(self, session: Session, method: str, params: Json, progress: ProgressSender) -> Json:
         """Answer a call of the peer; raises RpcError."""
 
+    def session_refused(self, session: Session, code: str, text: str) -> None:  # noqa: B027
+        """The peer was refused something, or cut, for the reason ``code``; for counters."""
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -73,7 +77,7 @@ class Session(asyncio.Protocol):
         self.established = False
         self._owner = owner
         self._limits = limits
-        self._decoder = Decoder(limits.max_message_bytes)
+        self._decoder = Decoder(min(limits.max_hello_bytes, limits.max_message_bytes))
         self._peer_max_bytes = limits.max_message_bytes
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -83,6 +87,11 @@ class Session(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._silent_beats = 0
+        self._messages = 0  # received, since the connection stands
+        self._messages_per_second = limits.messages_per_second
+        self._last_beat = (0.0, 0)  # when it was, and the messages until then
+        self._frame_since = (0.0, -1)  # when a begun frame was first seen, and the messages until then
+        self._offences = 0
         self._timer: asyncio.TimerHandle | None = None
         self._reason: str | None = None
         self._ended = asyncio.Event()
@@ -101,12 +110,19 @@ class Session(asyncio.Protocol):
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._timer = self._loop.call_later(self._limits.handshake_timeout, self.close, "the handshake took too long")
+        self._timer = self._loop.call_later(
+            self._limits.handshake_timeout, self._cut, "handshake_timeout", "the handshake took too long"
+        )
         self._owner.session_opened(self)
 
-    def establish(self, heartbeat: float, peer_max_bytes: int | None = None) -> None:
+    def establish(
+        self, heartbeat: float, peer_max_bytes: int | None = None, messages_per_second: int | None = None
+    ) -> None:
         """The handshake is over: begin heartbeats every ``heartbeat`` seconds."""
         self.established = True
+        self._decoder.max_bytes = self._limits.max_message_bytes
+        self._messages_per_second = messages_per_second or self._messages_per_second
+        self._last_beat = (self._loop.time(), self._messages)
         if peer_max_bytes is not None:
             self._peer_max_bytes = min(peer_max_bytes, self._limits.max_message_bytes)
         self._next_beat(heartbeat, 1)
@@ -129,13 +145,30 @@ class Session(asyncio.Protocol):
     def refuse(self, code: str, text: str) -> None:
         """Tell the peer why, then close."""
         if not self.closing:
-            self._write_urgent(Error(code, text))
+            self._owner.session_refused(self, code, text)
+            self._write_urgent(Error(code, text[:4096]))
             self.close(f"{code}: {text}")
+
+    def offence(self, code: str, text: str) -> None:
+        """Count something wrong or forbidden that was answered; the peer is cut when there is no end of it."""
+        self._owner.session_refused(self, code, text)
+        self._offences += 1
+        if self._offences >= self._limits.offences_per_connection:
+            self.refuse("too_many_offences", f"{self._offences} wrong or forbidden messages; the last: {text}")
+
+    def _cut(self, code: str, text: str) -> None:
+        self._owner.session_refused(self, code, text)
+        self.close(text)
 
     @property
     def closing(self) -> bool:
         """Whether the connection has ended or is about to."""
         return self._reason is not None
+
+    @property
+    def size(self) -> int:
+        """How many bytes the newest message had; for use in ``session_message``."""
+        return self._decoder.size
 
     @property
     def queued(self) -> int:
@@ -162,7 +195,9 @@ class Session(asyncio.Protocol):
 
     def _beat(self, heartbeat: float, number: int) -> None:
         if self._silent_beats >= self._limits.heartbeat_misses:
-            self.close(f"no sign of life for {heartbeat * self._silent_beats:g} s")
+            self._cut("silent", f"no sign of life for {heartbeat * self._silent_beats:g} s")
+            return
+        if self._too_fast() or self._too_slow():
             return
         # Beats are counted, not seconds: a pause of this process is one beat, not a lost peer.
         self._silent_beats += 1
@@ -174,14 +209,38 @@ class Session(asyncio.Protocol):
             self._timer.cancel()
         self._timer = self._loop.call_later(heartbeat, self._beat, heartbeat, number)
 
+    def _too_fast(self) -> bool:
+        """Refuse a peer that sent too much since the last beat; a look at each beat costs nothing for each message."""
+        now = self._loop.time()
+        (before, seen), self._last_beat = self._last_beat, (now, self._messages)
+        rate = (self._messages - seen) / max(now - before, 1e-3)
+        if rate > self._messages_per_second:
+            text = f"{rate:.0f} messages in a second; the limit is {self._messages_per_second}"
+            self.refuse("rate_exceeded", f"{text} ([rdmp] messages_per_second, participant_messages_per_second)")
+        return self.closing
+
+    def _too_slow(self) -> bool:
+        """Refuse a peer whose begun frame does not end."""
+        now, (since, seen) = self._loop.time(), self._frame_since
+        if not self._decoder.partial:
+            self._frame_since = (now, -1)
+        elif seen != self._messages:
+            self._frame_since = (now, self._messages)
+        elif now - since > self._limits.frame_timeout:
+            self.refuse("slow_frame", f"a message has not ended after {now - since:.0f} s ([rdmp] frame_timeout)")
+        return self.closing
+
     # Receiving
 
     def data_received(self, data: bytes) -> None:
         self._silent_beats = 0
+        if self.closing:
+            return
         try:
             for value in self._decoder.feed(data):
                 if self.closing:
                     return
+                self._messages += 1
                 self._receive(value)
         except FrameError as error:
             self.refuse(error.code, str(error))
@@ -205,18 +264,23 @@ class Session(asyncio.Protocol):
                 self._serving[message.id].cancel()
             case Cancel():
                 pass  # the reply and the cancel crossed
+            case Reply() | Progress() if self.established:
+                pass  # they crossed with our giving up
             case _:
                 self._owner.session_message(self, message)
 
     def _bad_message(self, value: dict[str, Any], error: MessageError) -> None:
         ref = next((value[key] for key in ("tx", "id", "sub") if isinstance(value.get(key), str)), None)
         path = error.faults[0].path if error.faults else None
-        if self.established and value.get("type") in ("call", "publish", "subscribe") and ref:
-            self.send(Reply(ref[:64], error=RpcError("bad_message", str(error), error.faults).to_json()))
-        elif self.established:
-            self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))
+        if not self.established:
+            self.refuse("bad_message", str(error))
+            return
+        if value.get("type") in ("call", "publish", "subscribe") and ref:
+            faults = error.faults[:_FAULTS]
+            self._reply(Reply(ref[:64], error=RpcError("bad_message", str(error)[:4096], faults).to_json()))
         else:
-            self.refuse("bad_message", str(error)[:4096])
+            self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))
+        self.offence("bad_message", f"{self.label}: {error}")
 
     # Sending
 
@@ -252,7 +316,15 @@ class Session(asyncio.Protocol):
         self._flush()
 
     def _write_urgent(self, message: Message) -> None:
-        self._urgent.append(encode(message.to_json(), self._peer_max_bytes))
+        if len(self._urgent) >= self._limits.send_queue_messages:
+            self._urgent.clear()
+            self.refuse("overloaded", "the peer sends and does not read what it is answered")
+            return
+        try:
+            self._urgent.append(encode(message.to_json(), self._peer_max_bytes))
+        except FrameError as error:  # the peer accepts only very small messages
+            code = message.code if isinstance(message, Error) else error.code
+            self._urgent.append(encode(Error(code, "").to_json(), self._limits.max_message_bytes))
         if self._writable.is_set():
             self._flush()
 
@@ -328,6 +400,7 @@ class Session(asyncio.Protocol):
             self._reply(Reply(call.id, error={"code": "duplicate_id", "message": f"call {call.id} is still running"}))
         elif len(self._serving) >= self._limits.calls_per_peer:
             text = f"{self._limits.calls_per_peer} calls of this connection are running ([rdmp] calls_per_peer)"
+            self._owner.session_refused(self, "too_many_calls", text)
             self._reply(Reply(call.id, error={"code": "too_many_calls", "message": text}))
         else:
             task = self._serving[call.id] = self._loop.create_task(self._serve(call), name=f"rdmp call {call.method}")

@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from schemas.loader import Fault, SchemaError, check, document, names, validate
+from schemas.loader import Fault, SchemaError, check, document, names, valid, validate
 
-__all__ = ["Fault", "SchemaError", "check", "document", "names", "validate"]
+__all__ = ["Fault", "SchemaError", "check", "document", "names", "valid", "validate"]

@@ -77,6 +77,11 @@ def document(name: str) -> Mapping[str, Any]:
     return loaded
 
 
+def valid(name: str, value: Any) -> bool:
+    """Tell whether ``value`` matches the schema ``name``; quick also for a large value full of faults."""
+    return _validator(name).is_valid(value)
+
+
 def validate(name: str, value: Any) -> tuple[Fault, ...]:
     """Check ``value`` (as json.loads gives it) against the schema ``name`` and return every fault, by path."""
     validator = _validator(name)
