@@ -114,15 +114,18 @@ class Driver:
         for drive in list(self._drives.values()):
             self._apply(drive, drive.machine.disconnected(peer, self._loop.time()))
 
-    def received(self, peer: str, tx: str, message: Message) -> None:
-        """A participant sent a message about a transaction."""
+    def received(self, peer: str, tx: str, message: Message) -> bool:
+        """A participant sent a message about a transaction; False if it has no part in it."""
         drive = self._drives.get(tx)
+        if drive is not None and peer not in drive.machine.record.participants:
+            return False
         if drive is not None:
             self._apply(drive, drive.machine.received(peer, message, self._loop.time()))
         elif isinstance(message, Inquire):
             self._spawn(self._answer_inquiry(peer, message))
         elif isinstance(message, Error):
-            _log.warning("%s about transaction %s: %s (%s)", peer, tx, message.message, message.code)
+            _log.info("%s about transaction %s: %r (%r)", peer, tx, message.message[:200], message.code)
+        return True
 
     async def close(self) -> None:
         """Drop everything; what is open is taken up from the log at the next start."""

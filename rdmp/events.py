@@ -149,9 +149,17 @@ class EventBus:
             raise RpcError("too_many_subscriptions", f"{mine} subscriptions on this connection")
         if (session, number) in self._subscriptions:
             raise RpcError("duplicate_id", f"subscription {number} exists already")
-        last = await self._log.last_index()
-        subscription = _Subscription(session, number, topics, last + 1 if from_index is None else from_index)
-        self._subscriptions[session, number] = subscription
+        subscription = _Subscription(session, number, topics, 0)
+        self._subscriptions[session, number] = subscription  # before the wait, so that many at once are counted
+        try:
+            last = await self._log.last_index()
+        except BaseException:
+            self._subscriptions.pop((session, number), None)
+            raise
+        if session.closing or self._subscriptions.get((session, number)) is not subscription:
+            self._subscriptions.pop((session, number), None)
+            raise RpcError("cancelled", "the subscription ended before it began")
+        subscription.cursor = last + 1 if from_index is None else from_index
         subscription.task = asyncio.create_task(self._feed(subscription), name="rdmp subscription")
         return last
 

@@ -17,10 +17,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from rdmp.limits import MAX_DEPTH
+from rdmp.limits import MAX_CONTAINERS, MAX_DEPTH
 
 MAGIC = b"JSN1"
 HEADER = struct.Struct("!4sII")
+_SHOWN = 100  # characters of a wrong key that an error shows
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -97,6 +98,10 @@ class Decoder:
 
 def parse(body: bytes) -> dict[str, Any]:
     """Parse one strict JSON object; raises FrameError."""
+    # Counting brackets is cheap: it bounds the memory that a message takes, and only a suspicious one is walked.
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > MAX_CONTAINERS:
+        raise FrameError("bad_message", f"a message of {brackets} objects and arrays; the limit is {MAX_CONTAINERS}")
     try:
         value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError as error:
@@ -105,8 +110,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise FrameError("bad_message", f"a message is not strict JSON: {error}") from error
     if not isinstance(value, dict):
         raise FrameError("bad_message", f"a message must be a JSON object; found {type(value).__name__}")
-    # Counting brackets is cheap and bounds the depth; only a suspicious message is walked.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if brackets > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise FrameError("bad_message", f"a message is nested deeper than {MAX_DEPTH}")
     if _SURROGATE.search(body):
         _no_surrogate(value)
@@ -116,8 +120,9 @@ def parse(body: bytes) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+        seen: set[str] = set()
+        again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"duplicate key {again[:_SHOWN]!r}")
     return value
 
 

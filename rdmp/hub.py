@@ -7,6 +7,7 @@ import asyncio
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from rdmp.messages import (
     Welcome,
 )
 from rdmp.records import TxProgress, TxRecord
+from rdmp.refusals import Refusals
 from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcHandler, RpcTimeout
 from rdmp.session import Origin, Session, SessionOwner
 from rdmp.tls import Identity, IdentityError, peer_identity
@@ -43,6 +45,8 @@ __all__ = ["Hub", "PeerAbsent", "PeerInfo", "RpcError", "RpcHandler", "RpcTimeou
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
+MIN_MESSAGE_BYTES = 1024
+"""The least that a peer must accept: a welcome, a heartbeat, an error."""
 PARTICIPANT_ROLES = frozenset({"agent", "controller"})
 HUB_TOPICS = ("tx", "peer", "hub")
 """First levels of topics that only the hub itself publishes."""
@@ -70,6 +74,8 @@ class _Peer:
     boot: str = ""
     since: float = 0.0
     participant: bool = False
+    requests: int = 0  # publish and subscribe that are being answered
+    counted: bool = False  # in _certificates
 
 
 class Hub(SessionOwner):
@@ -101,6 +107,8 @@ class Hub(SessionOwner):
         self._listeners: list[Listener] = []
         self._sessions: dict[Session, _Peer] = {}
         self._participants: dict[str, Session] = {}
+        self._certificates: Counter[Identity] = Counter()
+        self._refusals = Refusals()
         self._tasks: set[asyncio.Task[None]] = set()
         self._bus = EventBus(events, self.limits, clock)
         self._driver = Driver(log, epoch, self.limits, self._send_to, self._bus.announce, self._bus.grown)
@@ -137,7 +145,10 @@ class Hub(SessionOwner):
         await self._bus.close()
 
     def _listen(self, sock: Any, kind: str, context: ssl.SSLContext | None) -> Listener:
-        listener = Listener(sock, kind, lambda origin: Session(self, self.limits, origin), self.limits, context)
+        def session(origin: Origin) -> Session:
+            return Session(self, self.limits, origin)
+
+        listener = Listener(sock, kind, session, self.limits, context, self._refusals.add)
         self._listeners.append(listener)
         return listener
 
@@ -193,6 +204,10 @@ class Hub(SessionOwner):
         """Tell the hub that the event log was appended to from elsewhere."""
         self._bus.grown()
 
+    def counters(self) -> Mapping[str, Any]:
+        """Return what was counted since the start: ``refused`` by reason (docs/rdmp.md), ``events_dropped``."""
+        return {"refused": self._refusals.counts(), "events_dropped": self._bus.dropped}
+
     def peers(self) -> Sequence[PeerInfo]:
         """Return every peer that is connected."""
         return [
@@ -209,9 +224,17 @@ class Hub(SessionOwner):
             peer.identity = Identity(self.identity.cluster, "operator", f"local:{session.origin.user or 'anybody'}")
             return
         try:
-            peer.identity = peer_identity(session.info("ssl_object"))
+            identity = peer.identity = peer_identity(session.info("ssl_object"))
         except IdentityError as error:
             session.refuse("forbidden", str(error))
+            return
+        limit = self.limits.connections_per_certificate
+        if self._certificates[identity] >= limit:
+            text = f"{identity} has {limit} connections already ([rdmp] connections_per_certificate)"
+            session.refuse("too_many_connections", text)
+            return
+        self._certificates[identity] += 1
+        peer.counted = True
 
     def session_message(self, session: Session, message: Message) -> None:
         peer = self._sessions[session]
@@ -220,26 +243,33 @@ class Hub(SessionOwner):
             return
         match message:
             case Vote() | Done() | Aborted() | Inquire() if peer.participant:
-                self._driver.received(peer.name, message.tx, message)
+                if not self._driver.received(peer.name, message.tx, message):
+                    self._forbid(session, f"{message.tx} is no transaction of yours", message.tx)
             case Error(ref=str()) if peer.participant:
                 self._driver.received(peer.name, message.ref or "", message)
             case Error():
-                _log.warning("%s: %s (%s)", session.label, message.message, message.code)
-            case Publish():
-                self._spawn(self._reply(session, message.id, self._publish(peer, message)))
-            case Subscribe():
-                self._spawn(self._reply(session, message.id, self._subscribe(session, peer, message)))
+                session.offence("peer_error", f"{session.label}: {message.message} ({message.code})")
+            case Publish() | Subscribe():
+                self._request(session, peer, message)
             case Unsubscribe():
                 self._bus.unsubscribe(session, message.sub)
             case Ack():
                 self._bus.acknowledge(session, message.sub, message.index)
             case _:
-                session.send(Error("forbidden", f"{message.TYPE} is not yours to send"))
+                self._forbid(session, f"{message.TYPE} is not yours to send")
+
+    def session_refused(self, session: Session, code: str, text: str) -> None:
+        """Count what a peer was refused."""
+        self._refusals.add(code, f"{session.label}: {text}")
 
     def session_closed(self, session: Session, reason: str) -> None:
         for listener in self._listeners:
             listener.closed(session)
         peer = self._sessions.pop(session)
+        if peer.counted and peer.identity is not None:
+            self._certificates[peer.identity] -= 1
+            if self._certificates[peer.identity] <= 0:
+                del self._certificates[peer.identity]
         self._bus.unsubscribe(session)
         if self._participants.get(peer.name) is session:
             del self._participants[peer.name]
@@ -264,7 +294,6 @@ class Hub(SessionOwner):
         identity = peer.identity
         assert identity is not None
         if (refusal := self._refusal(peer.origin, identity, hello)) is not None:
-            _log.warning("refused %s from %s: %s (%s)", hello.name, peer.origin.address, refusal[1], refusal[0])
             session.refuse(*refusal)
             return
         peer.name = identity.name
@@ -275,9 +304,10 @@ class Hub(SessionOwner):
         old = self._participants.get(peer.name) if peer.participant else None
         if old is not None:
             old.refuse("replaced", f"{peer.name} connected again from {peer.origin.address}")
-        limits = hello.limits or {}
-        largest = limits.get("max_message_bytes")
-        session.establish(self.limits.heartbeat, largest if isinstance(largest, int) and largest > 0 else None)
+        largest = (hello.limits or {}).get("max_message_bytes")
+        limits = self.limits
+        rate = limits.participant_messages_per_second if peer.participant else limits.messages_per_second
+        session.establish(limits.heartbeat, largest if isinstance(largest, int) else None, rate)
         version = min(hello.versions[1], PROTOCOL_VERSION)
         me = self.identity
         session.send(Welcome(version, me.name, me.cluster, self.epoch, self._incarnation, self.limits.heartbeat))
@@ -297,6 +327,9 @@ class Hub(SessionOwner):
             return "version", (
                 f"versions {oldest} to {newest} are offered, {PROTOCOL_OLDEST} to {PROTOCOL_VERSION} are spoken here"
             )
+        largest = (hello.limits or {}).get("max_message_bytes")
+        if isinstance(largest, int) and largest < MIN_MESSAGE_BYTES:
+            return "bad_message", f"limits.max_message_bytes is {largest}; it must be at least {MIN_MESSAGE_BYTES}"
         if identity.cluster != self.identity.cluster:
             return "forbidden", f"{identity} is not of the cluster {self.identity.cluster}"
         if hello.role != identity.role or (origin.kind == "tls" and hello.name != identity.name):
@@ -310,13 +343,41 @@ class Hub(SessionOwner):
             return "stale_epoch", f"epoch {hello.epoch} was seen; this orchestrator has {self.epoch} and leads no more"
         return None
 
+    def _forbid(self, session: Session, text: str, ref: str | None = None) -> None:
+        session.send(Error("forbidden", text, None, ref))
+        session.offence("forbidden", text)
+
     # Events of peers
 
-    async def _reply(self, session: Session, number: str, work: Coroutine[Any, Any, Json]) -> None:
+    def _request(self, session: Session, peer: _Peer, message: Publish | Subscribe) -> None:
+        """Answer a publish or subscribe in a task of its own, a bounded number of them at once."""
+        error = None
+        if peer.requests >= self.limits.requests_per_peer:
+            text = f"{peer.requests} requests of this connection wait ([rdmp] requests_per_peer)"
+            error = RpcError("too_many_calls", text)
+        elif isinstance(message, Publish) and session.size > self.limits.max_event_bytes:
+            text = f"an event of {session.size} bytes; the limit is {self.limits.max_event_bytes}"
+            error = RpcError("message_too_large", f"{text} ([rdmp] max_event_bytes)")
+        if error is not None:
+            self.session_refused(session, error.code, error.message)
+            session.send(Reply(message.id, error=error.to_json()))
+            return
+        work = self._publish(peer, message) if isinstance(message, Publish) else self._subscribe(session, peer, message)
+        peer.requests += 1
+        self._spawn(self._reply(session, peer, message.id, work))
+
+    async def _reply(self, session: Session, peer: _Peer, number: str, work: Coroutine[Any, Any, Json]) -> None:
         try:
             reply = Reply(number, result=await work)
         except RpcError as error:
             reply = Reply(number, error=error.to_json())
+            if error.code in ("forbidden", "duplicate_id", "too_many_subscriptions") and not session.closing:
+                session.offence(error.code, error.message)
+        except Exception as error:
+            _log.exception("a request of %s failed", session.label)
+            reply = Reply(number, error={"code": "internal", "message": f"{type(error).__name__}: {error}"})
+        finally:
+            peer.requests -= 1
         session.send(reply)
 
     async def _publish(self, peer: _Peer, message: Publish) -> Json:

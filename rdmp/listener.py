@@ -9,39 +9,48 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import os
 import pwd
 import socket
 import ssl
 import stat
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from rdmp.limits import Limits
 from rdmp.session import Origin, Session
 
-_log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _PAUSE_SECONDS = 0.2  # after an accept that failed, for example for want of file descriptors
 _UCRED = struct.Struct("3i")  # pid, uid, gid: socket(7), SO_PEERCRED
 
 
 SessionFactory = Callable[[Origin], Session]
+Refused = Callable[[str, str], None]
+"""Told the reason and the text of each connection that was refused here."""
 
 
 class Listener:
     """One listening socket; ``factory`` makes the session of each connection."""
 
     def __init__(
-        self, sock: socket.socket, kind: str, factory: SessionFactory, limits: Limits, context: ssl.SSLContext | None
+        self,
+        sock: socket.socket,
+        kind: str,
+        factory: SessionFactory,
+        limits: Limits,
+        context: ssl.SSLContext | None,
+        refused: Refused,
     ) -> None:
         self._socket = sock
         self._kind = kind
         self._factory = factory
         self._limits = limits
         self._context = context
+        self._refused = refused
+        self._by_address: Counter[str] = Counter()  # handshakes that are not over
         self._open: set[Session] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -69,18 +78,35 @@ class Listener:
     async def _accept(self) -> None:
         while True:
             try:
-                sock, _ = await self._loop.sock_accept(self._socket)
+                sock, peer = await self._loop.sock_accept(self._socket)
             except OSError as error:
-                _log.error("cannot accept a connection: %s", error)
+                self._refused("accept", f"cannot accept a connection: {error}")
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
+            address = str(peer[0]) if self._kind != "unix" and peer else ""
             if len(self._open) + len(self._handshakes) >= self._limits.max_connections:
-                _log.warning("refused a connection: %d are open ([rdmp] max_connections)", self._limits.max_connections)
+                text = f"{self._limits.max_connections} connections are open ([rdmp] max_connections)"
+                self._refused("max_connections", text)
                 sock.close()
-                continue
-            task = self._loop.create_task(self._connect(sock))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            elif address and self._by_address[address] >= self._limits.handshakes_per_address:
+                # Who shakes no hands fills only its own share: others can still connect.
+                text = f"{self._by_address[address]} handshakes with {address} are open"
+                self._refused("handshakes_per_address", f"{text} ([rdmp] handshakes_per_address)")
+                sock.close()
+            else:
+                self._begin(sock, address)
+
+    def _begin(self, sock: socket.socket, address: str) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._handshakes.discard(task)
+            self._by_address[address] -= 1
+            if self._by_address[address] <= 0:
+                del self._by_address[address]
+
+        task = self._loop.create_task(self._connect(sock))
+        self._handshakes.add(task)
+        self._by_address[address] += 1
+        task.add_done_callback(ended)
 
     async def _connect(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -95,7 +121,8 @@ class Listener:
             if not session.closing:
                 self._open.add(session)
         except (OSError, ssl.SSLError) as error:
-            _log.info("connection from %s failed: %s", origin.address if origin else "an unknown peer", error)
+            text = str(error) or "the handshake took too long"
+            self._refused("handshake", f"{origin.address if origin else 'an unknown peer'}: {text}")
             sock.close()
 
     def _origin(self, sock: socket.socket) -> Origin:

@@ -8,6 +8,7 @@ long queue does not delay them, and a peer counts as lost only when nothing at a
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import socket
@@ -197,7 +198,9 @@ class Session(asyncio.Protocol):
         if self._silent_beats >= self._limits.heartbeat_misses:
             self._cut("silent", f"no sign of life for {heartbeat * self._silent_beats:g} s")
             return
-        if self._too_fast() or self._too_slow():
+        self._check_rate()
+        self._check_frame()
+        if self._reason is not None:
             return
         # Beats are counted, not seconds: a pause of this process is one beat, not a lost peer.
         self._silent_beats += 1
@@ -209,7 +212,7 @@ class Session(asyncio.Protocol):
             self._timer.cancel()
         self._timer = self._loop.call_later(heartbeat, self._beat, heartbeat, number)
 
-    def _too_fast(self) -> bool:
+    def _check_rate(self) -> None:
         """Refuse a peer that sent too much since the last beat; a look at each beat costs nothing for each message."""
         now = self._loop.time()
         (before, seen), self._last_beat = self._last_beat, (now, self._messages)
@@ -217,9 +220,8 @@ class Session(asyncio.Protocol):
         if rate > self._messages_per_second:
             text = f"{rate:.0f} messages in a second; the limit is {self._messages_per_second}"
             self.refuse("rate_exceeded", f"{text} ([rdmp] messages_per_second, participant_messages_per_second)")
-        return self.closing
 
-    def _too_slow(self) -> bool:
+    def _check_frame(self) -> None:
         """Refuse a peer whose begun frame does not end."""
         now, (since, seen) = self._loop.time(), self._frame_since
         if not self._decoder.partial:
@@ -228,13 +230,12 @@ class Session(asyncio.Protocol):
             self._frame_since = (now, self._messages)
         elif now - since > self._limits.frame_timeout:
             self.refuse("slow_frame", f"a message has not ended after {now - since:.0f} s ([rdmp] frame_timeout)")
-        return self.closing
 
     # Receiving
 
     def data_received(self, data: bytes) -> None:
         self._silent_beats = 0
-        if self.closing:
+        if self._reason is not None:
             return
         try:
             for value in self._decoder.feed(data):
@@ -276,7 +277,7 @@ class Session(asyncio.Protocol):
             self.refuse("bad_message", str(error))
             return
         if value.get("type") in ("call", "publish", "subscribe") and ref:
-            faults = error.faults[:_FAULTS]
+            faults = tuple(dataclasses.replace(fault, found=None) for fault in error.faults[:_FAULTS])
             self._reply(Reply(ref[:64], error=RpcError("bad_message", str(error)[:4096], faults).to_json()))
         else:
             self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))

@@ -170,7 +170,7 @@ class Caller:
     def _transaction(self, tx: str) -> dict[str, Any]:
         rng = random.Random(tx)  # the same id is always the same transaction
         names = rng.sample(self._members, rng.randint(2, len(self._members)))
-        stages = {stage: {} for stage in STAGES if rng.random() < 0.7} or {"admit": {}}
+        stages: dict[str, Any] = {stage: {} for stage in STAGES if rng.random() < 0.7} or {"admit": {}}
         refuse = rng.choice(names) if rng.random() < 0.1 else None
         operations = {name: {"prepare": {"refuse": name == refuse}, "stages": stages} for name in names}
         return {"id": tx, "participants": operations, "deadline": rng.choice([0.5, 2.0, 5.0])}

@@ -27,7 +27,7 @@ CALLERS = ("c1", "c2")
 _DISK_MIB = {HUB: 64, **dict.fromkeys(MEMBERS, 16)}
 _FAULTS = {"kill": 5, "stop": 4, "fill": 2, "cut": 2, "down": 1, "restart": 1}  # kind -> weight
 _AT_ONCE = 3  # faults that overlap
-_LONGEST = {"kill": 2.0, "stop": 4.0, "fill": 4.0, "cut": 4.0, "down": 4.0, "restart": 0.5}  # seconds until it is healed
+_LONGEST = {"kill": 2.0, "stop": 4.0, "fill": 4.0, "cut": 4.0, "down": 4.0, "restart": 0.5}  # seconds, until healed
 _RESTART_PAUSE = 0.3
 _HEAL_SECONDS = 90.0
 
