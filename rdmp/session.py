@@ -253,9 +253,9 @@ class Session(asyncio.Protocol):
             self._bad_message(value, error)
             return
         match message:
-            case Ping(n):
+            case Ping(n) if self.established:
                 self._write_urgent(Pong(n))
-            case Pong():
+            case Pong() if self.established:
                 pass
             case Reply() | Progress() if message.id in self._pending:
                 self._answered(message)
@@ -288,8 +288,8 @@ class Session(asyncio.Protocol):
     def send(self, message: Message) -> None:
         """Queue a message.  Raises FrameError if it is too large; a full queue ends the connection."""
         data = encode(message.to_json(), self._peer_max_bytes)
-        if self.closing or self._transport is None:
-            return
+        if self.closing or self._transport is None or self._transport.is_closing():
+            return  # asyncio would log each write to a connection that is gone
         if self._writable.is_set():
             self._transport.write(data)
             return
@@ -330,7 +330,7 @@ class Session(asyncio.Protocol):
             self._flush()
 
     def _flush(self, force: bool = False) -> None:
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             return
         while self._urgent and (force or self._writable.is_set()):
             self._transport.write(self._urgent.popleft())
