@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The participant's journal: one SQLite file (WAL, synchronous=FULL), written in a thread with group commit."""
+"""The participant's journal: one SQLite file (WAL, synchronous=FULL), written in a thread with group commit.
+
+SQLite finds torn writes, not a flipped bit or a page that a disk lost.  So each row has a checksum, and ``meta`` the sum
+of them all; both are looked at when the journal is opened.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +22,15 @@ from rdmp.participant_table import Entry, Meta, Phase, Write
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tx (
     id TEXT PRIMARY KEY, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, phase TEXT NOT NULL, operation TEXT NOT NULL,
-    deadline REAL NOT NULL, reason TEXT, detail TEXT, stage TEXT, done TEXT NOT NULL
+    deadline REAL NOT NULL, reason TEXT, detail TEXT, stage TEXT, done TEXT NOT NULL,
+    crc INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, document TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 """
-FORMAT = 1  # of the tables above; PRAGMA user_version
+FORMAT = 2  # of the tables above; PRAGMA user_version. 1 had no checksums.
+_KEYS = {"tx": "id", "state": "key", "meta": "key"}
+_SUM = "sum"  # the row of meta with the sum of all other checksums
 
 
 class JournalError(Exception):
@@ -50,7 +58,7 @@ class Journal:
         try:
             await self._file.open()
             return await self._file.run(_read)
-        except (sqlite3.Error, OSError, ValueError, KeyError) as error:
+        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             raise JournalError(
                 f"cannot use the journal {self.path}: {error}; it holds this participant's votes: "
                 "restore or repair it; do not delete it while the participant is in a cluster"
@@ -67,10 +75,15 @@ class Journal:
 
 def _read(connection: sqlite3.Connection) -> Journalled:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version not in (0, FORMAT):
+    if version not in (0, 1, FORMAT):
         raise ValueError(f"it has format {version}, this program knows {FORMAT}")
+    if version == 1:
+        _add_checksums(connection)
     connection.execute(f"PRAGMA user_version={FORMAT}")
-    meta = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta")}
+    _verify(connection)
+    meta = {
+        key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta") if key != _SUM
+    }
     state = {key: json.loads(text) for key, text in connection.execute("SELECT key, document FROM state ORDER BY key")}
     rows = connection.execute(
         "SELECT id, seq, epoch, phase, operation, deadline, reason, detail, stage, done FROM tx ORDER BY seq"
@@ -85,20 +98,81 @@ def _read(connection: sqlite3.Connection) -> Journalled:
     return Journalled(entries, Meta(**meta), state)
 
 
+def _crc(row: Sequence[Any]) -> int:
+    return zlib.crc32("\x1f".join(map(str, row)).encode())
+
+
+def _total(connection: sqlite3.Connection) -> int:
+    """Return the sum that ``meta`` says."""
+    row = connection.execute("SELECT value FROM meta WHERE key=?", (_SUM,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _set_total(connection: sqlite3.Connection, total: int) -> None:
+    row = (_SUM, str(total))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?,?)", (*row, _crc(row)))
+
+
+def _verify(connection: sqlite3.Connection) -> None:
+    """Raise ValueError unless every row is as it was written and none is missing."""
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise ValueError(f"it is damaged: {verdict}")
+    total = 0
+    for table, column in _KEYS.items():
+        for *row, crc in connection.execute(f"SELECT * FROM {table}"):
+            if _crc(row) != crc:
+                raise ValueError(f"it is damaged: the row {row[0]!r} of {table} is not what was written")
+            if (table, row[0]) != ("meta", _SUM):
+                total += crc
+        if any(not isinstance(key, str) for (key,) in connection.execute(f"SELECT {column} FROM {table}")):
+            raise ValueError(f"it is damaged: a key of {table} is no text")
+    if total != _total(connection):
+        raise ValueError("it is damaged: rows are missing, or there are old ones")
+
+
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    """Bring a journal of format 1 up to date."""
+    total = 0
+    for table, column in _KEYS.items():
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN crc INTEGER NOT NULL DEFAULT 0")
+        for *row, _ in connection.execute(f"SELECT * FROM {table}").fetchall():
+            total += _crc(row)
+            connection.execute(f"UPDATE {table} SET crc=? WHERE {column}=?", (_crc(row), row[0]))
+    _set_total(connection, total)
+
+
+def _put(connection: sqlite3.Connection, table: str, row: Sequence[Any]) -> int:
+    """Write a row; returns by how much the sum of the checksums rose."""
+    crc = _crc(row)
+    before = _drop(connection, table, row[0])
+    connection.execute(f"INSERT INTO {table} VALUES ({'?,' * len(row)}?)", (*row, crc))
+    return crc + before
+
+
+def _drop(connection: sqlite3.Connection, table: str, key: str) -> int:
+    """Delete a row if it is there; returns by how much the sum of the checksums rose, which is not above 0."""
+    row = connection.execute(f"DELETE FROM {table} WHERE {_KEYS[table]}=? RETURNING crc", (key,)).fetchone()
+    return -int(row[0]) if row else 0
+
+
 def _store(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
+    before = total = _total(connection)
     for write in writes:
         if (entry := write.entry) is not None:
             row = (
-                entry.id, entry.seq, entry.epoch, entry.phase.value, dump(entry.operation), entry.deadline,
-                entry.reason, None if entry.detail is None else dump(entry.detail), entry.stage, dump(entry.done),
+                entry.id, int(entry.seq), int(entry.epoch), entry.phase.value, dump(entry.operation),
+                float(entry.deadline), entry.reason, None if entry.detail is None else dump(entry.detail),
+                entry.stage, dump(entry.done),
             )  # fmt: skip
-            connection.execute("INSERT OR REPLACE INTO tx VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+            total += _put(connection, "tx", row)
         for key, document in write.state.items():
             if document is None:
-                connection.execute("DELETE FROM state WHERE key=?", (key,))
+                total += _drop(connection, "state", key)
             else:
-                connection.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (key, dump(document)))
+                total += _put(connection, "state", (key, dump(document)))
         if write.meta is not None:
-            items = [(key, json.dumps(value)) for key, value in asdict(write.meta).items()]
-            connection.executemany("INSERT OR REPLACE INTO meta VALUES (?,?)", items)
-        connection.executemany("DELETE FROM tx WHERE id=?", [(tx,) for tx in write.forget])
+            total += sum(_put(connection, "meta", (key, dump(value))) for key, value in asdict(write.meta).items())
+        total += sum(_drop(connection, "tx", tx) for tx in write.forget)
+    if total != before:
+        _set_total(connection, total)

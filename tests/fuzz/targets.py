@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import shutil
@@ -212,12 +213,13 @@ def journal(data: bytes) -> None:
 
 
 async def _journal(data: bytes) -> None:
-    pristine, moments = await _written()
+    closed = bool(data and data[0] & 1)  # after a clean stop there is no write-ahead log, and all is in the file
+    pristine, moments = await _written(closed)
     with tempfile.TemporaryDirectory(prefix="odyssey-fuzz-") as name:
         folder = Path(name)
         for file in pristine.iterdir():
             shutil.copy(file, folder)
-        _damage(folder, data)
+        _damage(folder, data[1:])
         opened = Journal(folder / "journal")
         try:
             found = await opened.open()
@@ -254,13 +256,14 @@ def _damage(folder: Path, data: bytes) -> None:
         path.write_bytes(content)
 
 
-_pristine: tuple[Path, list[Journalled]] | None = None
+_pristine: dict[bool, tuple[Path, list[Journalled]]] = {}
 
 
-async def _written() -> tuple[Path, list[Journalled]]:
-    """Write a journal once; return a copy of its files as a crash leaves them, and every state it was in."""
-    global _pristine  # noqa: PLW0603
-    if _pristine is None:
+async def _written(closed: bool) -> tuple[Path, list[Journalled]]:
+    """Write a journal once; return a copy of its files as a crash or a clean stop leaves them, and the states that
+    it may be found in: after a crash also earlier ones, for a damaged end of the write-ahead log looks like a torn one.
+    """
+    if closed not in _pristine:
         folder = Path(tempfile.mkdtemp(prefix="odyssey-fuzz-"))
         one, meta = Journal(folder / "journal"), Meta()
         entries: dict[str, Entry] = {}
@@ -279,13 +282,17 @@ async def _written() -> tuple[Path, list[Journalled]]:
             if number == 6:
                 _checkpoint(folder / "journal")
         copy = Path(tempfile.mkdtemp(prefix="odyssey-fuzz-"))
+        if closed:
+            await one.close()
         for file in folder.iterdir():
             if not file.name.endswith("-shm"):
                 shutil.copy(file, copy)
         await one.close()
         shutil.rmtree(folder)
-        _pristine = copy, moments
-    return _pristine
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        # A file of no bytes is what a new participant begins with.
+        _pristine[closed] = copy, [moments[0], moments[-1]] if closed else moments
+    return _pristine[closed]
 
 
 def _checkpoint(path: Path) -> None:
@@ -311,7 +318,8 @@ def seeds(name: str) -> list[bytes]:
             lines = [json.dumps(value).encode() for value in examples]
             return [*(bytes([48 + at % 3]) + line for at, line in enumerate(lines)), b"\n0".join([b"", *lines])]
         case _:
-            return [bytes([file, kind, 0, place, 9, 7]) for file in range(2) for kind in range(4) for place in (1, 40)]
+            kinds = [bytes([file, kind, 0, place, 9, 7]) for file in (0, 1) for kind in range(4) for place in (1, 40)]
+            return [bytes([closed]) + damage for closed in (0, 1) for damage in kinds]
 
 
 def _examples() -> list[dict[str, Any]]:
