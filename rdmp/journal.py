@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The participant's journal: one SQLite file (WAL, synchronous=FULL), written in a thread with group commit.
 
-SQLite finds torn writes, not a flipped bit or a page that a disk lost.  So each row has a checksum, and ``meta`` the sum
-of them all; both are looked at when the journal is opened.
+SQLite finds torn writes, not a flipped bit or a page that a disk lost.  So each row has a checksum, and ``meta`` the
+sum of them all; both are looked at when the journal is opened.
 """
 
 from __future__ import annotations

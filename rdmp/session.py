@@ -26,6 +26,7 @@ from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcTimeout
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 _FAULTS = 16  # faults of one wrong message that are told
+_WRITE_BYTES = 65536  # at most so much is given to the transport at once, so that heartbeats can pass the rest
 _CLOSE_SECONDS = 2.0  # how long a closing connection may take to send what is left
 
 
@@ -85,6 +86,7 @@ class Session(asyncio.Protocol):
         self._urgent: deque[bytes] = deque()
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
+        self._flush_due = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._silent_beats = 0
@@ -286,14 +288,14 @@ class Session(asyncio.Protocol):
     # Sending
 
     def send(self, message: Message) -> None:
-        """Queue a message.  Raises FrameError if it is too large; a full queue ends the connection."""
+        """Queue a message.  Raises FrameError if it is too large; a full queue ends the connection.
+
+        What is queued in one turn of the event loop leaves together: one TLS record and one system call for many.
+        """
         data = encode(message.to_json(), self._peer_max_bytes)
         if self.closing or self._transport is None or self._transport.is_closing():
             return  # asyncio would log each write to a connection that is gone
-        if self._writable.is_set():
-            self._transport.write(data)
-            return
-        if (
+        if not self._writable.is_set() and (
             len(self._queue) >= self._limits.send_queue_messages
             or self._queued_bytes + len(data) > self._limits.send_queue_bytes
         ):
@@ -304,6 +306,10 @@ class Session(asyncio.Protocol):
             return
         self._queue.append(data)
         self._queued_bytes += len(data)
+        if self._queued_bytes >= _WRITE_BYTES:
+            self._flush()
+        else:
+            self._flush_soon()
 
     async def drain(self) -> None:
         """Wait until the peer has taken what is queued, or is gone."""
@@ -326,18 +332,31 @@ class Session(asyncio.Protocol):
         except FrameError as error:  # the peer accepts only very small messages
             code = message.code if isinstance(message, Error) else error.code
             self._urgent.append(encode(Error(code, "").to_json(), self._limits.max_message_bytes))
-        if self._writable.is_set():
-            self._flush()
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_due = False
+        self._flush()
 
     def _flush(self, force: bool = False) -> None:
+        """Write what is queued, heartbeats and errors first, until the transport has enough."""
         if self._transport is None or self._transport.is_closing():
             return
-        while self._urgent and (force or self._writable.is_set()):
-            self._transport.write(self._urgent.popleft())
-        while self._queue and (force or self._writable.is_set()):
-            data = self._queue.popleft()
-            self._queued_bytes -= len(data)
-            self._transport.write(data)
+        while (self._urgent or self._queue) and (force or self._writable.is_set()):
+            parts = list(self._urgent)
+            self._urgent.clear()
+            size = sum(map(len, parts))
+            while self._queue and (not parts or size + len(self._queue[0]) <= _WRITE_BYTES):
+                data = self._queue.popleft()
+                self._queued_bytes -= len(data)
+                size += len(data)
+                parts.append(data)
+            self._transport.write(b"".join(parts))
 
     # Calls
 
