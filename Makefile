@@ -2,7 +2,7 @@
 # Everything a newcomer may type. The targets install what they need (Debian 12, as root); a second run is instant.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-unit test-integration test-e2e demo bench lab-up lab-down lock clean
+.PHONY: help setup lint format test test-unit test-integration test-e2e chaos-rdmp fuzz demo bench lab-up lab-down lock clean
 PY := .venv/bin/python
 IMAGE_SCRIPTS := $(wildcard examples/shop/images/*/*.py)
 
@@ -32,6 +32,12 @@ test-integration: setup ## tests of one part on real engines and switches
 
 test-e2e: setup ## tests of the whole
 	$(PY) -m pytest tests/e2e
+
+chaos-rdmp: setup ## RDMP in real processes under kills, stops, full disks and cut links; MINUTES=5, SEED=N
+	@$(PY) -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) --json
+
+fuzz: setup ## coverage-guided fuzzing of RDMP; SECONDS=60 for all targets together
+	@$(PY) -m tests.fuzz --seconds $(if $(filter command,$(origin SECONDS)),$(SECONDS),60)
 
 demo: setup ## the main job, start to end; DEMO_KEEP=1 leaves it up, DEMO_REPORT=FILE writes the result as JSON
 	@$(PY) -m odyssey.demo

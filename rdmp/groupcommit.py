@@ -98,6 +98,9 @@ class GroupCommit:
         except (sqlite3.Error, OSError) as error:
             started(error)
             return
+        except ValueError as error:  # SQLite's own message about a damaged schema may be no text
+            started(sqlite3.DatabaseError(f"the file is damaged: {error}"))
+            return
         started(None)
         while self._batch(connection):
             pass

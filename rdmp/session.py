@@ -293,8 +293,8 @@ class Session(asyncio.Protocol):
         What is queued in one turn of the event loop leaves together: one TLS record and one system call for many.
         """
         data = encode(message.to_json(), self._peer_max_bytes)
-        if self.closing or self._transport is None or self._transport.is_closing():
-            return  # asyncio would log each write to a connection that is gone
+        if self.closing or self._transport is None:
+            return
         if not self._writable.is_set() and (
             len(self._queue) >= self._limits.send_queue_messages
             or self._queued_bytes + len(data) > self._limits.send_queue_bytes
@@ -345,7 +345,7 @@ class Session(asyncio.Protocol):
 
     def _flush(self, force: bool = False) -> None:
         """Write what is queued, heartbeats and errors first, until the transport has enough."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None:
             return
         while (self._urgent or self._queue) and (force or self._writable.is_set()):
             parts = list(self._urgent)

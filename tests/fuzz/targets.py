@@ -158,7 +158,7 @@ async def _hub(data: bytes) -> None:
     one = Hub(Identity("c", "orchestrator", "o"), log, MemoryEventLog(), _Nobody(), 2, "i", LIMITS, lambda: 0.0)
     honest = _Peer(one, Identity("c", "agent", "h"))
     honest.take(_say(_hello("h", "agent")))
-    operation = {"prepare": None, "stages": {"s": {}}}
+    operation: dict[str, Any] = {"prepare": None, "stages": {"s": {}}}
     both = TxRecord("both", 0, 0, 0, "preparing", {"h": operation, "a1": operation}, ("s",))
     own = TxRecord("own", 0, 0, 0, "preparing", {"h": operation}, ("s",))
     peers = [_Peer(one, identity) for identity in _PEERS]
@@ -170,14 +170,14 @@ async def _hub(data: bytes) -> None:
             peers[piece[0] % len(peers)].take(HEADER.pack(MAGIC, len(piece) - 1, zlib.crc32(piece[1:])) + piece[1:])
         await asyncio.sleep(0)
     await _turns()
-    if log.records["own"].state == "committed":
+    if _state(log, "own") == "committed":
         raise Violation("committed although its participant has not voted")
     for message in ({"type": "vote", "tx": "own", "vote": "yes"}, {"type": "done", "tx": "own", "stage": "s"}):
         honest.take(_say(message))
         await _turns()
-    if log.records["own"].state != "committed" or not log.records["own"].finished:
+    if _state(log, "own") != "committed" or not log.records["own"].finished:
         raise Violation(f"the honest transaction is {log.records['own']}")
-    if log.records["both"].state == "committed":
+    if _state(log, "both") == "committed":
         raise Violation("committed although one participant has not voted")
     for peer in (honest, *peers):
         for value in _decode([bytes(peer.wire.said)])[0]:
@@ -187,6 +187,10 @@ async def _hub(data: bytes) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     if raised:
         raise Violation(f"raised inside: {raised[0]}")
+
+
+def _state(log: MemoryDecisionLog, tx: str) -> str:
+    return log.records[tx].state
 
 
 async def _turns() -> None:
