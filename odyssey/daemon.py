@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from odyssey.api.bus import Bus
 from odyssey.api.handler import Api, Service
 from odyssey.api.queries import Queries
 from odyssey.api.roles import roles_from_documents
@@ -29,6 +30,7 @@ from odyssey.security.enrol import EnrolServer, Report, enrol_context
 from odyssey.security.tokens import JoinTokens
 from odyssey.state.decisions import StoreDecisionLog
 from odyssey.state.eventlog import StoreEventLog
+from odyssey.state.retention import Retention
 from odyssey.state.sqlite import SqliteStore
 from odyssey.state.store import Store, StoreError
 from odyssey.state.tokens import StoredTokens
@@ -73,7 +75,7 @@ async def _run(config: Config) -> None:
 async def running(config: Config) -> AsyncIterator[Hub]:
     """The whole daemon, from the moment it serves to the moment it has stopped."""
     async with contextlib.AsyncExitStack() as stack:
-        store = SqliteStore(config.state_dir, events_kept=config.limits.events_kept)
+        store = SqliteStore(config.state_dir)
         await store.open()
         stack.push_async_callback(store.close)
         lease = await store.acquire(config.name)
@@ -90,6 +92,9 @@ async def running(config: Config) -> AsyncIterator[Hub]:
             enrolment = EnrolServer(authority, tokens, context, report=_joined(hub))
             await enrolment.serve(*config.enrol_listen)
             stack.push_async_callback(enrolment.close)
+        retention = Retention(store, config.limits.events_kept, config.limits.events_max_age)
+        trimming = asyncio.create_task(retention.run(), name="retention")
+        stack.callback(trimming.cancel)
         settling = asyncio.create_task(settler.run(), name="settler")
         stack.callback(settling.cancel)
         yield hub
@@ -125,7 +130,8 @@ def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: i
     runner = StepRunner(hub, questions, epoch, config.limits.drain_poll)
     engine = Engine(state.view, state.calls, questions, runner, config.limits)
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
-    api.open(Service(engine, roles), queries, tokens, _address(config.enrol_listen))
+    bus = Bus(epoch, state.view, state.decisions, hub)
+    api.open(Service(engine, roles), queries, bus, tokens, _address(config.enrol_listen))
     return hub, Settler(engine, state.view, config.limits.settle_interval)
 
 

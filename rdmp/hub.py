@@ -158,6 +158,19 @@ class Hub(SessionOwner):
         """Abort an open transaction unless it is decided; False if it is not open here."""
         return self._driver.abort(tx, reason)
 
+    def awaited(self, tx: str) -> tuple[str, ...]:
+        """Return the participants whose answer an open transaction waits for now."""
+        return self._driver.awaited(tx)
+
+    def give_up(self, tx: str, peers: Sequence[str], reason: str) -> bool:
+        """The last resort: wait no longer for ``peers`` to carry out a transaction that is decided.
+
+        It ends *degraded* with ``reason``; the decision stays what it is, and a peer that comes back is told it.
+        Returns False if the transaction is not open here.  The decision log must keep its record for as long as a peer
+        may ask.
+        """
+        return self._driver.give_up(tx, peers, reason)
+
     async def recover(self) -> None:
         """Take up what the log holds open: undecided transactions are aborted, decided ones carried on.
 
@@ -192,6 +205,13 @@ class Hub(SessionOwner):
     def events_grown(self) -> None:
         """Tell the hub that the event log was appended to from elsewhere."""
         self._bus.grown()
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return numbers for operators: connections, subscriptions, events that wait to be stored or were dropped."""
+        return {
+            "connections": len(self._sessions), "subscriptions": self._bus.subscriptions,
+            "eventsWaiting": self._bus.waiting, "eventsDropped": self._bus.dropped,
+        }  # fmt: skip
 
     def peers(self) -> Sequence[PeerInfo]:
         """Return every peer that is connected."""

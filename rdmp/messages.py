@@ -85,6 +85,7 @@ class Error(Message):
     message: str
     path: str | None = None
     ref: str | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Orchestra:
         self.authority.issue("orchestrator", "odysseyd", folder / "pki")
         self.members = {name: Recorder(name) for name in (*HOSTS, "controller")}
         self.hub: Hub | None = None
+        self.rdmp: dict[str, Any] = dict(RDMP)
         self._stack = contextlib.AsyncExitStack()
         self._runners: dict[str, tuple[ParticipantRunner, asyncio.Task[None]]] = {}
 
@@ -101,7 +102,7 @@ class Orchestra:
         config = Config(
             cluster="lab", state_dir=self.folder / "state", pki_dir=self.folder / "pki", ca_dir=self.folder / "ca",
             unix_socket=self.folder / "odysseyd.sock", tls_listen=("127.0.0.1", self.port), enrol_listen=None,
-            limits=OrchestratorLimits(settle_interval=0.2, lock_wait=5.0, drain_poll=0.02), rdmp=RDMP,
+            limits=OrchestratorLimits(settle_interval=0.2, lock_wait=5.0, drain_poll=0.02), rdmp=self.rdmp,
         )  # fmt: skip
         self.hub = await self._stack.enter_async_context(running(config))
 
