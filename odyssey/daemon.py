@@ -21,6 +21,7 @@ from odyssey.api.roles import roles_from_documents
 from odyssey.config import Config, ConfigError, load
 from odyssey.notify import notify
 from odyssey.orchestrator.calls import CallBook
+from odyssey.orchestrator.deadletters import DeadLetters
 from odyssey.orchestrator.engine import Engine
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.settle import Settler
@@ -104,6 +105,7 @@ async def running(config: Config) -> AsyncIterator[Hub]:
 class _State:
     """What stands in the store, and what keeps it."""
 
+    store: Store
     view: StateView
     decisions: StoreDecisionLog
     events: StoreEventLog
@@ -112,7 +114,7 @@ class _State:
     @classmethod
     async def load(cls, store: Store) -> _State:
         view = StateView()
-        state = cls(view, StoreDecisionLog(store, view), StoreEventLog(store), CallBook(store))
+        state = cls(store, view, StoreDecisionLog(store, view), StoreEventLog(store), CallBook(store))
         await state.decisions.load()
         for call_id in await state.calls.interrupt():
             _log.warning("call %s was cut off by a restart; repeat it with the same id to take it up again", call_id)
@@ -130,7 +132,7 @@ def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: i
     runner = StepRunner(hub, questions, epoch, config.limits.drain_poll)
     engine = Engine(state.view, state.calls, questions, runner, config.limits)
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
-    bus = Bus(epoch, state.view, state.decisions, hub)
+    bus = Bus(epoch, state.view, state.decisions, hub, DeadLetters(state.store, hub))
     api.open(Service(engine, roles), queries, bus, tokens, _address(config.enrol_listen))
     return hub, Settler(engine, state.view, config.limits.settle_interval)
 

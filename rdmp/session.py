@@ -142,6 +142,11 @@ class Session(asyncio.Protocol):
         """How many messages wait to be sent."""
         return len(self._queue)
 
+    @property
+    def calling(self) -> int:
+        """How many calls to the peer wait for their reply."""
+        return len(self._pending)
+
     def info(self, name: str) -> Any:
         """Return the transport's extra information, such as ``ssl_object``."""
         return None if self._transport is None else self._transport.get_extra_info(name)
@@ -199,6 +204,8 @@ class Session(asyncio.Protocol):
                 pass
             case Reply() | Progress() if message.id in self._pending:
                 self._answered(message)
+            case Reply() | Progress() if self.established:
+                pass  # it crossed with the cancel of its call
             case Call() if self.established:
                 self._begin_call(message)
             case Cancel() if message.id in self._serving:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from odyssey.api.parameters import text
+from odyssey.orchestrator.deadletters import DeadLetters
 from odyssey.state.decisions import StoreDecisionLog
 from odyssey.state.trace import trace
 from odyssey.state.view import Entry, StateView
@@ -22,6 +23,8 @@ Answer = dict[str, Any]
 Method = Callable[[Identity, Params], Awaitable[Answer]]
 _SETTLE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+_MOST = 3600
+"""The longest timeout in seconds, and the most attempts, of a call to a group."""
 _REASON = 1000
 """Characters of a reason that are kept."""
 _DECISIONS = {"commit": "committed", "abort": "aborted"}
@@ -30,7 +33,10 @@ _DECISIONS = {"commit": "committed", "abort": "aborted"}
 class Bus:
     """RPC methods about connections and transactions; those that change something know who asks."""
 
-    def __init__(self, epoch: int, view: StateView, decisions: StoreDecisionLog, hub: Hub) -> None:
+    def __init__(
+        self, epoch: int, view: StateView, decisions: StoreDecisionLog, hub: Hub, letters: DeadLetters
+    ) -> None:
+        self._letters = letters
         self._epoch = epoch
         self._view = view
         self._decisions = decisions
@@ -40,7 +46,8 @@ class Bus:
         """Every method by its name."""
         return {
             "bus.status": self.status, "bus.peers": self.peers, "bus.tx": self.transactions, "bus.trace": self.trace,
-            "tx.abort": self.abort, "tx.resolve": self.resolve,
+            "bus.call": self.call, "bus.deadletter.list": self.dead_letters, "bus.deadletter.retry": self.retry,
+            "bus.deadletter.drop": self.drop, "tx.abort": self.abort, "tx.resolve": self.resolve,
         }  # fmt: skip
 
     async def status(self, _peer: Identity, _params: Params) -> Answer:
@@ -49,6 +56,7 @@ class Bus:
         return {
             "epoch": self._epoch, "peers": len(peers), "queued": sum(peer.queue for peer in peers),
             **self._hub.statistics(), "transactions": self._view.counts(),
+            "deadletters": len(await self._letters.list()),
         }  # fmt: skip
 
     async def peers(self, _peer: Identity, _params: Params) -> Answer:
@@ -57,7 +65,7 @@ class Bus:
             "peers": [
                 {
                     "name": peer.name, "role": peer.role, "since": peer.since, "address": peer.address,
-                    "queue": peer.queue, "boot": peer.boot,
+                    "queue": peer.queue, "boot": peer.boot, "groups": list(peer.groups),
                 }
                 for peer in self._hub.peers()
             ]
@@ -108,6 +116,27 @@ class Bus:
         await self._wait(lambda: not set(names).isdisjoint(self._view.entries[tx].record.missing()))
         return self._view.entries[tx].summary()
 
+    async def call(self, peer: Identity, params: Params) -> Answer:
+        """Call any one member of a group; a durable call that nobody answers becomes a dead letter."""
+        text(params, "group")
+        text(params, "method")
+        _numbers(params)
+        return dict(await self._letters.call(params, f"{peer.role}/{peer.name}"))
+
+    async def dead_letters(self, _peer: Identity, _params: Params) -> Answer:
+        """All dead letters, oldest first."""
+        return {"letters": [dict(letter) for letter in await self._letters.list()]}
+
+    async def retry(self, peer: Identity, params: Params) -> Answer:
+        """Make the call of a dead letter again."""
+        _log.info("%s/%s retries dead letter %s", peer.role, peer.name, text(params, "id"))
+        return dict(await self._letters.retry(text(params, "id")))
+
+    async def drop(self, peer: Identity, params: Params) -> Answer:
+        """Forget a dead letter."""
+        _log.warning("%s/%s drops dead letter %s", peer.role, peer.name, text(params, "id"))
+        return dict(await self._letters.drop(text(params, "id")))
+
     def _undecided(self, tx: str) -> bool:
         return self._view.entries[tx].record.state == "preparing"
 
@@ -124,6 +153,16 @@ class Bus:
             if not goes_on():
                 return
             await asyncio.sleep(_POLL_SECONDS)
+
+
+def _numbers(params: Params) -> None:
+    """Raise RpcError unless `timeout`, `attempts` and `params` of a call are what they should be."""
+    for key in ("timeout", "attempts"):
+        value = params.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
+            raise RpcError("invalid", f"$.{key}: found {value!r}, must be a number above 0 and at most {_MOST}")
+    if not isinstance(params.get("params", {}), Mapping):
+        raise RpcError("invalid", f"$.params: found {params['params']!r}, must be an object")
 
 
 def _reason(params: Params) -> str:

@@ -76,6 +76,8 @@ class Recorder(Participant):
                 return dict.fromkeys(params["references"], "sha256:" + "a" * 64)
             case "connections":
                 return {node: {"inbound": self.connections, "outbound": 0} for node in params["nodes"]}
+            case "echo":
+                return {"by": self.name, **params}
             case "compile":
                 return {"switches": {}, "refusals": []}
         raise RpcError("unknown_method", method)
@@ -120,7 +122,7 @@ class Orchestra:
 
             runner = ParticipantRunner(
                 self.members[name], folder / "journal.db", Identity("lab", role, name), [endpoint], files,
-                Limits.from_table(RDMP),
+                Limits.from_table(RDMP), groups=["all", role],
             )  # fmt: skip
             self._runners[name] = runner, asyncio.create_task(runner.run())
             await asyncio.wait_for(runner.connected(), 5)

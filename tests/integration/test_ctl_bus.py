@@ -208,3 +208,35 @@ async def test_a_publisher_certificate_allows_scaling_events_and_nothing_else(de
     )
     _, err = await process.communicate()
     assert process.returncode == 3 and b"may not publish node.died" in err
+
+
+async def test_a_durable_call_that_nobody_answers_is_a_dead_letter(desk: Desk) -> None:
+    answer = json.loads((await desk.run("bus", "call", "controller", "echo", '{"n": 1}'))[0])
+    assert answer == {"by": "controller", "n": 1}
+    _, err = await desk.run("bus", "call", "agent", "nothing", "--durable", code=3)
+    assert "nothing" in err and "dead letter" not in err  # a member answered
+    await desk.orchestra.leave("controller")
+    call = ["bus", "call", "controller", "echo", '{"n": 2}', "--timeout", "1"]
+    _, err = await desk.run(*call, code=3)
+    assert "no member of the group controller answered echo" in err
+    assert (await desk.json("bus", "deadletter", "ls"))["letters"] == []
+    _, err = await desk.run(*call, "--durable", code=3)
+    await desk.orchestra.stop()
+    await desk.orchestra.start()
+    (letter,) = (await desk.json("bus", "deadletter", "ls"))["letters"]
+    assert f"kept as dead letter {letter['id']}" in err
+    assert (letter["tries"], letter["caller"]) == (1, "operator/local:root")
+    assert (await desk.json("bus", "status"))["deadletters"] == 1
+    await desk.run("bus", "deadletter", "retry", letter["id"], code=3)
+    assert (await desk.json("bus", "deadletter", "ls"))["letters"][0]["tries"] == 2
+    assert letter["id"] in (await desk.run("bus", "deadletter", "ls"))[0]
+    await desk.orchestra.join("controller")
+    out, _ = await desk.run("bus", "deadletter", "retry", letter["id"])
+    assert json.loads(out) == {"id": letter["id"], "result": {"by": "controller", "n": 2}}
+    await desk.orchestra.leave("controller")
+    await desk.run(*call, "--durable", code=3)
+    (letter,) = (await desk.json("bus", "deadletter", "ls"))["letters"]
+    assert json.loads((await desk.run("bus", "deadletter", "drop", letter["id"]))[0])["id"] == letter["id"]
+    await desk.run("bus", "deadletter", "drop", letter["id"], code=3)
+    assert "there is no dead letter" in (await desk.run("bus", "deadletter", "ls"))[1]
+    await desk.orchestra.join("controller")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from odyssey.cli.app import App, output_option
+from odyssey.cli.app import QUESTION_TIMEOUT, App, output_option
 from odyssey.cli.commands.events import Reader
 from odyssey.cli.connection import Session
 from odyssey.cli.exits import Exit, Failure
@@ -32,9 +32,14 @@ _HOPS = (
     Column("AT", "since", right=True), Column("TOOK", "took", right=True), Column("STEP", "event"),
     Column("STAGE", "stage"), Column("PARTICIPANT", "participant"), Column("REASON", "reason"),
 )  # fmt: skip
+_LETTERS = (
+    Column("LETTER", "id"), Column("GROUP", "group"), Column("METHOD", "method"), Column("CALLER", "caller"),
+    Column("TRIES", "tries", right=True), Column("SINCE", "since"), Column("REASON", "reason"),
+)  # fmt: skip
 _NUMBERS = (
     ("Peers", "peers"), ("Connections", "connections"), ("Messages queued", "queued"),
     ("Subscriptions", "subscriptions"), ("Events waiting", "eventsWaiting"), ("Events dropped", "eventsDropped"),
+    ("Dead letters", "deadletters"),
 )  # fmt: skip
 
 
@@ -157,3 +162,67 @@ def subscribe(context: click.Context, topics: tuple[str, ...], start: int | None
         asyncio.run(Reader(app, True, topics or (">",), start).run())
     except KeyboardInterrupt:
         context.exit(int(Exit.INTERRUPTED))
+
+
+@bus.command("call")
+@click.argument("group")
+@click.argument("method")
+@click.argument("params", default="{}", metavar="[JSON]")
+@click.option("--timeout", type=click.FloatRange(min=0.001, max=3600), default=20.0, help="Seconds for all attempts.")
+@click.option("--attempts", type=click.IntRange(min=1, max=100), default=3, help="How many members are tried.")
+@click.option("--durable", is_flag=True, help="Keep the call as a dead letter if nobody answers.")
+@click.pass_obj
+def call_group(
+    app: App, group: str, method: str, params: str, timeout: float, attempts: int, durable: bool
+) -> None:
+    """Call any one member of a group, another one if it dies before it answers; prints the answer as JSON.
+
+    A member may have carried out the call although it did not answer (at least once).
+    """
+    request = {
+        "group": group, "method": method, "params": _document(params), "timeout": timeout, "attempts": attempts,
+        "durable": durable,
+    }  # fmt: skip
+
+    async def work() -> Mapping[str, Any]:
+        async with Session(app.connection.target(), app.out.note) as session:
+            return await session.call("bus.call", request, timeout=timeout + QUESTION_TIMEOUT)
+
+    app.out.data(asyncio.run(work()))
+
+
+@bus.group()
+def deadletter() -> None:
+    """Durable calls to a group that nobody answered. A decision of a transaction never becomes one."""
+
+
+@deadletter.command("ls")
+@output_option
+@click.pass_obj
+def list_letters(app: App) -> None:
+    """List the dead letters, oldest first."""
+    answer = app.ask("bus.deadletter.list")
+    if app.out.json:
+        app.out.data(answer)
+        return
+    now = datetime.now(UTC)
+    rows = [
+        {**letter, **letter["request"], "since": since(letter.get("created"), now)} for letter in answer["letters"]
+    ]
+    app.out.table(_LETTERS, rows, "there is no dead letter")
+
+
+@deadletter.command("retry")
+@click.argument("letter", metavar="LETTER")
+@click.pass_obj
+def retry_letter(app: App, letter: str) -> None:
+    """Make the call again; the letter goes once a member has answered, with an error too."""
+    app.out.data(app.ask("bus.deadletter.retry", {"id": letter}))
+
+
+@deadletter.command("drop")
+@click.argument("letter", metavar="LETTER")
+@click.pass_obj
+def drop_letter(app: App, letter: str) -> None:
+    """Forget a dead letter; prints it for the last time."""
+    app.out.data(app.ask("bus.deadletter.drop", {"id": letter}))
