@@ -195,6 +195,7 @@ class Switches:
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
         keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
+        keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
         try:
             reason = await channel.closed()
             if self._connections.get(name) is connection:
@@ -204,6 +205,13 @@ class Switches:
             keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
+
+    @staticmethod
+    def _keeper_ended(connection: SwitchConnection, task: asyncio.Task[None]) -> None:
+        """A switch that nobody looks after must not stay: it connects again."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("switch %s: the controller failed", connection.name, exc_info=error)
+            connection.channel.close(f"the controller failed: {type(error).__name__}: {error}")
 
     def refused(self, address: str, reason: str) -> None:
         """Tell that a connection was turned away; a switch tries again every second, which is told once in a while."""
