@@ -70,7 +70,10 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
     files = pki_files(config.pki_dir)
     events = _Events()
     participant = ControllerParticipant(
-        events.put, allow_absent=config.allow_absent_switches, verify_seconds=config.verify_seconds
+        events.put,
+        allow_absent=config.allow_absent_switches,
+        verify_seconds=config.verify_seconds,
+        wait_seconds=config.switch_wait_seconds,
     )
     journal = config.state_dir / "journal.sqlite"
     runner = ParticipantRunner(participant, journal, identity, config.orchestrators, files, config.rdmp)

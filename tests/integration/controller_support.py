@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Two real Open vSwitch switches, three hosts and a border, without Docker, for the tests of the controller.
 
-Everything has the prefix ``ctl<process>-``, so that two runs do not meet.  A host is a network namespace with a cable to
-each switch; a node is one with two VEPA macvlans on the NICs of its host, as the agent makes them.
+Everything has the prefix ``ctl<process>-``, so that two runs do not meet.  A host is a network namespace with a cable
+to each switch; a node is one with two VEPA macvlans on the NICs of its host, as the agent makes them.
 """
 
 from __future__ import annotations
