@@ -288,7 +288,7 @@ def topics_of_the_hub_are_its_own(target: Target) -> None:
     """Nobody else publishes `tx`, `peer` or `hub`."""
     wire = target.connect()
     for topic in ("tx.decided", "peer.lost", "hub.fenced"):
-        message = {"type": "publish", "id": topic, "topic": topic, "data": {}}
+        message: dict[str, Any] = {"type": "publish", "id": topic, "topic": topic, "data": {}}
         same(wire.failed(message), "forbidden")
 
 

@@ -171,6 +171,7 @@ def subscribe(context: click.Context, topics: tuple[str, ...], start: int | None
 @click.option("--timeout", type=click.FloatRange(min=0.001, max=3600), default=20.0, help="Seconds for all attempts.")
 @click.option("--attempts", type=click.IntRange(min=1, max=100), default=3, help="How many members are tried.")
 @click.option("--durable", is_flag=True, help="Keep the call as a dead letter if nobody answers.")
+@output_option
 @click.pass_obj
 def call_group(
     app: App, group: str, method: str, params: str, timeout: float, attempts: int, durable: bool
@@ -214,15 +215,27 @@ def list_letters(app: App) -> None:
 
 @deadletter.command("retry")
 @click.argument("letter", metavar="LETTER")
+@output_option
 @click.pass_obj
 def retry_letter(app: App, letter: str) -> None:
     """Make the call again; the letter goes once a member has answered, with an error too."""
-    app.out.data(app.ask("bus.deadletter.retry", {"id": letter}))
+    answer = app.ask("bus.deadletter.retry", {"id": letter})
+    if app.out.json:
+        app.out.data(answer)
+    elif "error" in answer:
+        app.out.line(f"{letter} was answered with an error: {answer['error'].get('message')}")
+    else:
+        app.out.line(f"{letter} was answered: {cell(answer.get('result'))}")
 
 
 @deadletter.command("drop")
 @click.argument("letter", metavar="LETTER")
+@output_option
 @click.pass_obj
 def drop_letter(app: App, letter: str) -> None:
     """Forget a dead letter; prints it for the last time."""
-    app.out.data(app.ask("bus.deadletter.drop", {"id": letter}))
+    answer = app.ask("bus.deadletter.drop", {"id": letter})
+    if app.out.json:
+        app.out.data(answer)
+    else:
+        app.out.line(f"{letter} is dropped: {cell(answer.get('request'))}")
