@@ -11,12 +11,33 @@ from typing import Any
 
 from tests.conformance.wire import HEADER, Breach, Target, Wire, frame
 
-CHECKS: list[Callable[[Target], None]] = []
+Check = Callable[[Target], None]
+PARTICIPANTS = ("agent", "controller")
+BOTH: list[Check] = []
+CALLERS: list[Check] = []
+OF_PARTICIPANTS: list[Check] = []
 
 
-def check(function: Callable[[Target], None]) -> Callable[[Target], None]:
-    """Make a function part of the suite."""
-    CHECKS.append(function)
+def checks(role: str) -> list[Check]:
+    """Return what a server must do for a peer of this role."""
+    return [*BOTH, *(OF_PARTICIPANTS if role in PARTICIPANTS else CALLERS)]
+
+
+def check(function: Check) -> Check:
+    """Make a function part of the suite, for every role."""
+    BOTH.append(function)
+    return function
+
+
+def caller(function: Check) -> Check:
+    """Make a function part of the suite, for peers that may publish and subscribe ``scaling.>``."""
+    CALLERS.append(function)
+    return function
+
+
+def participant(function: Check) -> Check:
+    """Make a function part of the suite, for participants."""
+    OF_PARTICIPANTS.append(function)
     return function
 
 
@@ -163,11 +184,9 @@ def a_wrong_message_is_answered_and_the_connection_stays(target: Target) -> None
     alive(wire)
 
 
-@check
+@caller
 def what_is_not_yours_to_send_is_refused(target: Target) -> None:
     """Messages of a coordinator or a participant from somebody else: `forbidden`; the connection stays."""
-    if target.role in ("agent", "controller"):
-        return
     wire = target.connect()
     for message in (
         {"type": "vote", "tx": "t", "vote": "yes"}, {"type": "commit", "tx": "t", "seq": 1, "epoch": 1, "stage": "a"},
@@ -227,7 +246,7 @@ def event(wire: Wire, number: str) -> dict[str, Any]:
     return found
 
 
-@check
+@caller
 def events_match_by_topic_and_come_in_order(target: Target) -> None:
     """`*` is one level, a last `>` one or more; events come in order, with index and time."""
     reader, writer = target.connect(), target.connect()
@@ -241,7 +260,7 @@ def events_match_by_topic_and_come_in_order(target: Target) -> None:
         same(found["time"][-1], "Z")
 
 
-@check
+@caller
 def a_subscription_resumes_from_an_index(target: Target) -> None:
     """`from` gives what is kept from that index on, before what is new; what was not acknowledged comes again."""
     writer = target.connect()
@@ -257,7 +276,7 @@ def a_subscription_resumes_from_an_index(target: Target) -> None:
     same(publish(writer, topic, {"n": 20}), event(again, "t")["index"])
 
 
-@check
+@caller
 def an_unsubscribed_topic_is_silent(target: Target) -> None:
     """After `unsubscribe` no event comes."""
     wire = target.connect()
@@ -268,7 +287,7 @@ def an_unsubscribed_topic_is_silent(target: Target) -> None:
     alive(wire)
 
 
-@check
+@caller
 def an_id_in_use_and_too_many_subscriptions_are_refused(target: Target) -> None:
     """A second subscription of one id is `duplicate_id`; without end they are `too_many_subscriptions`."""
     wire = target.connect()
@@ -301,3 +320,47 @@ def heartbeats_come_and_silence_ends_the_connection(target: Target) -> None:
     kinds = {message["type"] for message in wire.ended()}
     if "ping" not in kinds:
         raise Breach("no ping came before the end")
+
+
+@participant
+def doubt_about_an_unknown_transaction_is_answered(target: Target) -> None:
+    """`inquire` about an unknown transaction: `abort` if it is of an older epoch, `unknown_tx` if of this one."""
+    wire = target.connect()
+    epoch, tx = wire.welcome["epoch"], f"c{uuid.uuid4().hex[:8]}"
+    wire.send({"type": "inquire", "tx": tx, "seq": 1, "epoch": epoch - 1})
+    abort = wire.expect("abort", tx=tx, epoch=epoch)
+    for key in ("seq", "low_water"):
+        if not isinstance(abort.get(key), int):
+            raise Breach(f"abort has {key} = {abort.get(key)!r}")
+    wire.send({"type": "inquire", "tx": tx, "seq": 1, "epoch": epoch})
+    wire.expect("error", code="unknown_tx", ref=tx)
+
+
+@participant
+def answers_about_nothing_are_ignored(target: Target) -> None:
+    """`vote`, `done`, `aborted` and errors about transactions that are not open change nothing."""
+    wire = target.connect()
+    for message in (
+        {"type": "vote", "tx": "c", "vote": "yes"}, {"type": "done", "tx": "c", "stage": "a"},
+        {"type": "aborted", "tx": "c"}, {"type": "error", "code": "internal", "message": "x", "ref": "c"},
+    ):  # fmt: skip
+        wire.send(message)
+    alive(wire)
+
+
+@participant
+def a_second_connection_replaces_the_first(target: Target) -> None:
+    """A participant that connects again ends its older connection with `replaced`."""
+    first = target.connect()
+    second = target.connect()
+    refused(first, "replaced")
+    alive(second)
+
+
+@participant
+def a_participant_publishes_what_it_sees_and_subscribes_to_nothing(target: Target) -> None:
+    """`publish` of a permitted topic gives an index; `subscribe` without permission is `forbidden`."""
+    wire = target.connect()
+    if publish(wire, "node.conformance" if target.role == "agent" else "switch.conformance", {}) < 1:
+        raise Breach("an index begins with 1")
+    same(wire.failed({"type": "subscribe", "id": "s", "topics": [">"]}), "forbidden")

@@ -43,12 +43,13 @@ async def test_over_a_unix_socket(cluster: Cluster, tmp_path: Path) -> None:
     assert result["failed"] == {} and result["checks"] > 20
 
 
-async def test_over_tls(cluster: Cluster, tmp_path: Path) -> None:
-    files = cluster.pki.issue("operator", "conformance")
+@pytest.mark.parametrize("role", ["operator", "agent"])
+async def test_over_tls(cluster: Cluster, tmp_path: Path, role: str) -> None:
+    files = cluster.pki.issue(role, "conformance")
     for source, name in ((files.cert, "cert.pem"), (files.key, "key.pem"), (files.ca, "ca.pem")):
         shutil.copy(source, tmp_path / name)
     async with cluster.hub() as (_, port):
-        assert (await conformance(f"tls:127.0.0.1:{port}", "--pki", str(tmp_path)))["failed"] == {}
+        assert (await conformance(f"tls:127.0.0.1:{port}", "--pki", str(tmp_path), "--role", role))["failed"] == {}
 
 
 async def test_the_suite_finds_what_is_wrong(
