@@ -79,10 +79,12 @@ async def running(config: Config) -> AsyncIterator[Hub]:
         state = await _State.load(store)
         authority = CertificateAuthority.load(config.ca_dir) if config.ca_dir else None
         tokens = JoinTokens(StoredTokens(store), config.cluster, authority.fingerprint) if authority else None
-        hub, settler = _assemble(config, state, tokens, lease.epoch)
+        hub, settler, bus = _assemble(config, state, tokens, lease.epoch)
         stack.push_async_callback(hub.close)
         _log.info("leading %s under epoch %d, state at index %d", config.cluster, lease.epoch, state.view.index)
         await hub.recover()
+        for record in state.view.unfinished():
+            bus.carry_out(record.id)
         await _serve(config, hub)
         if authority and tokens and config.enrol_listen:
             context = enrol_context(config.pki_dir / "cert.pem", config.pki_dir / "key.pem")
@@ -117,7 +119,7 @@ class _State:
         return state
 
 
-def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: int) -> tuple[Hub, Settler]:
+def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: int) -> tuple[Hub, Settler, Bus]:
     """Wire the parts; nothing serves yet."""
     roles = roles_from_documents(config.roles)
     api = Api(roles)
@@ -130,7 +132,7 @@ def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: i
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
     bus = Bus(epoch, state.view, state.decisions, hub, DeadLetters(state.store, hub))
     api.open(Service(engine, roles), queries, bus, tokens, _address(config.enrol_listen))
-    return hub, Settler(engine, state.view, config.limits.settle_interval)
+    return hub, Settler(engine, state.view, config.limits.settle_interval), bus
 
 
 def _address(listen: tuple[str, int] | None) -> str | None:

@@ -112,7 +112,7 @@ class Bus:
         _log.warning("%s gave up %s in transaction %s: %s", operator, ", ".join(names), tx, reason)
         await self._decisions.give_up(tx, operator, names, reason)
         self._hub.events_grown()
-        self._hub.give_up(tx, names, f"given up by {operator}: {reason}")
+        self.carry_out(tx)
         await self._wait(lambda: not set(names).isdisjoint(self._view.entries[tx].record.missing()))
         return self._view.entries[tx].summary()
 
@@ -136,6 +136,11 @@ class Bus:
         """Forget a dead letter."""
         _log.warning("%s/%s drops dead letter %s", peer.role, peer.name, text(params, "id"))
         return dict(await self._letters.drop(text(params, "id")))
+
+    def carry_out(self, tx: str) -> None:
+        """Wait no longer for those who were given up in a transaction; again after each start, should it be open."""
+        for names, text_ in self._decisions.resolutions(tx):
+            self._hub.give_up(tx, names, text_)
 
     def _undecided(self, tx: str) -> bool:
         return self._view.entries[tx].record.state == "preparing"

@@ -42,6 +42,7 @@ class StoreDecisionLog(DecisionLog):
         self._kept = kept
         self._clock = clock
         self._hops: dict[str, list[Mapping[str, Any]]] = {}
+        self._notes: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._seq = 0
         self._position = 0
 
@@ -51,7 +52,9 @@ class StoreDecisionLog(DecisionLog):
         for document in await self._store.list(STATE):
             self._view.documents[document.key.removeprefix(STATE)] = document.value
         for document in await self._store.list(HEURISTIC):
-            self._view.given_up[document.key.removeprefix(HEURISTIC)] = TxRecord.from_json(document.value["record"])
+            tx = document.key.removeprefix(HEURISTIC)
+            self._view.given_up[tx] = TxRecord.from_json(document.value["record"])
+            self._notes[tx] = document.value["notes"]
         marker = await self._store.get(FOLD)
         self._view.index = self._position = marker.value["position"] if marker else 0
         for document in await self._store.list(TX):
@@ -158,11 +161,18 @@ class StoreDecisionLog(DecisionLog):
         record = replace(self._view.entries[tx].record, finished=True)
         now = self._clock()
         note = {"operator": operator, "reason": reason, "participants": list(participants)}
-        earlier = await self._store.get(HEURISTIC + tx)
-        notes = [*(earlier.value["notes"] if earlier else ()), {"time": now, **note}]
+        notes = [*self._notes.get(tx, ()), {"time": now, **note}]
         event = Append("tx.heuristic", now, {"tx": tx, "decision": record.state, **note})
         await self._store.commit(Set(HEURISTIC + tx, {"record": record.to_json(), "notes": notes}), [event])
         self._view.given_up[tx] = record
+        self._notes[tx] = notes
+
+    def resolutions(self, tx: str) -> Sequence[tuple[Sequence[str], str]]:
+        """Who was given up in a transaction, and the text that tells by whom and why."""
+        return [
+            (note["participants"], f"given up by {note['operator']}: {note['reason']}")
+            for note in self._notes.get(tx, ())
+        ]
 
     async def _trim(self) -> None:
         """Forget the oldest finished transactions beyond what is kept; the newest stays, it carries `seq` on."""

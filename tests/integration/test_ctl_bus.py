@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from odyssey.api.bus import Bus
 from rdmp.client import Client
 from rdmp.endpoints import Endpoint
 from rdmp.rpc import RpcError
@@ -140,6 +141,31 @@ async def test_a_participant_that_never_answers_is_given_up_and_told_when_it_is_
     controller.gates.clear()
     await shop.orchestra.join("controller")
     await until(lambda: (tx, "commit", "admit") in controller.seen)
+
+
+async def test_who_was_given_up_stays_so_when_odysseyd_dies_in_between(
+    shop: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = shop.orchestra.members["controller"]
+    controller.gates["admit"] = asyncio.Event()
+    adding = start_call(shop, "stuck")
+    tx = (await open_transaction(shop))["id"]
+    await asyncio.wait_for(controller.reached.wait(), 20)
+    await shop.orchestra.leave("controller")
+    assert (await adding)["state"] == "pending"
+    with monkeypatch.context() as dying:
+        dying.setattr(Bus, "carry_out", lambda *_: None)  # the record is written, and then it is over
+        dying.setattr("odyssey.api.bus._SETTLE_SECONDS", 0.1)
+        out, _ = await shop.run("tx", "resolve", tx, "--heuristic", "commit", "--reason", "gone")
+        assert "waits for" in out and "controller" in out
+        await shop.orchestra.stop()
+    await shop.orchestra.start()
+    async with asyncio.timeout(20):
+        while not (record := await shop.json("tx", "show", tx))["finished"]:
+            await asyncio.sleep(0.1)
+    assert record["degraded"] == {"controller": "given up by operator/local:root: gone"}
+    controller.gates.clear()
+    await shop.orchestra.join("controller")
 
 
 async def test_publish_and_subscribe_at_the_shell(desk: Desk) -> None:

@@ -44,7 +44,7 @@ def shaken(client: jsocket.JsonClient) -> jsocket.JsonClient:
 
 def answers(client: jsocket.JsonClient, count: int) -> list[dict[str, Any]]:
     """Return the next replies."""
-    found = []
+    found: list[dict[str, Any]] = []
     while len(found) < count:
         if (message := client.read_obj())["type"] == "reply":
             found.append(message)
