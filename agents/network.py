@@ -34,6 +34,17 @@ class Network:
         """Attach a node whose namespace is new. NICs whose parent is down are left for `mend`. Raises NetworkError."""
         await self._build(attachment, namespace, plan.usable(attachment, nics))
 
+    async def detach(self, namespace: Namespace) -> None:
+        """Remove the NICs of a node that is going, so that its MAC is free at once. Raises NetworkError.
+
+        Connections whose last words nobody acknowledges keep a namespace alive without any process, and with it its
+        NICs, for as long as the kernel repeats them (tcp(7), tcp_orphan_retries).
+        """
+        facts = plan.parse_facts(await _ip(["-j", "-d", "-batch", "-"], plan.FACTS_BATCH, namespace))
+        there = [name for name in facts.links if name.startswith(plan.DEVICE)]
+        if there:
+            await _ip(["-batch", "-"], "".join(f"link del dev {name}\n" for name in there), namespace)
+
     async def mend(self, attachment: Attachment, namespace: Namespace, nics: Mapping[str, HostNic]) -> tuple[str, ...]:
         """Bring the attachment into order, touching only what is wrong. Returns what was wrong. Raises NetworkError."""
         facts = plan.parse_facts(await _ip(["-j", "-d", "-batch", "-"], plan.FACTS_BATCH, namespace))

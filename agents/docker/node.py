@@ -161,11 +161,12 @@ class NodeContainers:
         workload, sandbox = await together(self._ours(node), self._ours(sandbox_name(node)))
         unclaimed = claim is None and (workload is None or workload.tx == tx)
         taken = claim.sandbox if claim is not None and claim.tx == tx else None
-        if sandbox is None and taken is not None:
-            # Reserved but not renamed; a rename that was under way in a crash must not come true later.
+        if sandbox is None and taken is not None and self._pool.withdraw(taken):
+            # Reserved in an earlier run and not renamed; a rename that was under way must not come true later.
             reserved = await self._ours(taken)
             sandbox = reserved if reserved is not None and reserved.name.startswith(POOL_PREFIX) else None
         mine = [one for one in (workload, sandbox) if one is not None and (one.tx == tx or one.id == taken)]
+        await self._unplug(next((one for one in mine if one is sandbox), None))
         await together(*(self._engine.remove(one.id) for one in mine))
         if spec.volume is not None:
             await self._remove_volume(spec.volume.name, tx)
@@ -181,8 +182,20 @@ class NodeContainers:
                 await self._engine.stop(workload.id, self._grace)
             await self._engine.remove(workload.id)
         if sandbox is not None:
+            await self._unplug(sandbox)
             await self._engine.remove(sandbox.id)
         await self._forget(node)
+
+    async def _unplug(self, sandbox: Container | None) -> None:
+        """Take the NICs out of a sandbox that is about to be removed; one that does not run has none to take."""
+        if sandbox is None or sandbox.status not in _ALIVE:
+            return
+        try:
+            namespace = Namespace.of_container(sandbox.pid, sandbox.id)
+        except NamespaceGone:
+            return  # it ended in this moment
+        with namespace:
+            await self._network.detach(namespace)
 
     async def _remove_volume(self, name: str, tx: str) -> None:
         volume = await self._engine.volume(name)

@@ -87,6 +87,15 @@ async def test_no_request_fails_while_a_network_is_scaled(shop: World) -> None:
     assert len(counts.servers) == 6
 
 
+async def test_an_address_is_free_as_soon_as_its_node_is_gone(shop: World) -> None:
+    """A node under load goes with open connections to the database; what is left of them must not hold its MAC."""
+    async with Load(shop.edge().namespace, await entrances(shop), rate=60, fields=FIELDS) as load:
+        await load.reaches("start", REQUESTS)
+        for count in (6, 2, 6, 2):
+            await shop.ctl("network", "scale", f"{shop.platform}/app", str(count))
+        assert (await load.finish()).failures == ()
+
+
 async def test_traffic_flows_with_no_daemon_and_a_cable_pulled(shop: World) -> None:
     await shop.ctl("node", "add", f"{shop.platform}/app")  # nobody has sent it a request when the daemons stop
     result = await headless.run(shop, await entrances(shop), FIELDS)
