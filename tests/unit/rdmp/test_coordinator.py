@@ -250,3 +250,11 @@ def test_inquiries_about_what_nobody_drives() -> None:
         Commit("t.1", 7, 3, "names"),
     ]
     assert isinstance(answer_inquiry(replace(finished, state="committed"), new, "stranger", 3, 5)[0], Abort)
+
+
+def test_an_inquiry_about_the_namesake_that_a_restored_store_does_not_know() -> None:
+    """A store was set back, and a new transaction took the id: whoever is in doubt about the old one must not wait."""
+    namesake = replace(NEW, seq=4, state="committed", finished=True)
+    assert answer_inquiry(namesake, Inquire("t.1", 7, 2), "a", 103, 5) == [
+        Abort("t.1", 7, 103, 5, "unknown to the decision log")
+    ]
