@@ -115,6 +115,18 @@ async def test_dark_entries_come_with_prepare_and_go_with_abort(rig: Rig) -> Non
     assert await rig.participant.status(tx.id) == {"open": False}
 
 
+async def test_an_abort_that_a_switch_failed_is_carried_out_by_its_repeat(rig: Rig) -> None:
+    await rig.carry_out(samples.shop())
+    before = rig.switches["sw1"].tables
+    tx = rig.transaction({"changes": {}, "dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
+    await rig.participant.prepare(tx)
+    rig.switches["sw1"].refuse = "sw1: table full"
+    with pytest.raises(ChannelError, match="table full"):
+        await rig.participant.abort(tx)
+    await rig.participant.abort(tx)
+    assert rig.switches["sw1"].tables == before
+
+
 async def test_one_commit_is_one_write_and_keeps_what_does_not_change(rig: Rig) -> None:
     await rig.carry_out(samples.shop())
     tx = rig.transaction({"changes": {}, "dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
