@@ -110,6 +110,10 @@ class ControllerParticipant(Participant):
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]
         self._ledger = Ledger.restored(state, opened)
+        for tx, one in zip(in_doubt, opened, strict=True):
+            if tx.stage is not None:
+                # Decided, and perhaps in the switches already: a node that was admitted must not be dark again.
+                self._ledger = self._ledger.with_stage(one, tx.stage)
         counts = self._counts()
         _log.info("restored: revision %d, %d open transactions, entries %s", self._ledger.revision, len(opened), counts)
         self.restored.set()

@@ -117,7 +117,7 @@ class Docker(Watched):
         found = self.containers.get(node)
         if found is not None and found.tx == tx:
             require(not found.comes_back, f"{node} of {tx} was admitted and is discarded")
-            self._remove(node, tx)
+            self.remove(node, tx)
 
     def stop(self, node: str) -> None:
         """Remove a node."""
@@ -129,7 +129,8 @@ class Docker(Watched):
     def holds(self) -> Mapping[str, str]:
         return {node: f"{one.tx}{' kept' if one.comes_back else ''}" for node, one in self.containers.items()}
 
-    def _remove(self, node: str, tx: str) -> None:
+    def remove(self, node: str, tx: str) -> None:
+        """Remove a container for an aborted transaction."""
         require(self._may_remove(node, tx), f"{node} of {tx} is removed, but nobody decided to abort {tx}")
         del self.containers[node]
 
@@ -144,8 +145,14 @@ class Agent(Behaviour):
         self._aborted: dict[str, tuple[str, ...]] = {}
 
     def restore(self, state: Mapping[str, Json], in_doubt: Iterable[Transaction]) -> None:
-        self._committed = {key.removeprefix("node/"): value["tx"] for key, value in state.items()}
-        self._aborted = {}
+        self._committed = {
+            key.removeprefix("node/"): value["tx"] for key, value in state.items() if key.startswith("node/")
+        }
+        self._aborted = {
+            key.removeprefix("aborted/"): tuple(value["nodes"])
+            for key, value in state.items()
+            if key.startswith("aborted/")
+        }
 
     def effect(self, run: Run) -> Script:
         operation = run.transaction.operation
@@ -206,9 +213,10 @@ class Agent(Behaviour):
         nodes = tuple(spec["node"] for spec in (operation.get("prepare") or {}).get("start", ()))
         for node in nodes:
             yield functools.partial(self._discard, node, tx)
-        if nodes:
-            self._aborted[tx] = nodes
-        return Effect()
+        if not nodes:
+            return Effect()
+        self._aborted[tx] = nodes
+        return Effect(state={f"aborted/{tx}": {"nodes": nodes}})
 
     def _discard(self, node: str, tx: str) -> None:
         if node not in self._committed:
@@ -240,7 +248,10 @@ class Switch(Watched):
         """Replace all entries."""
         new = {key.removeprefix("binding/"): (str(one.value["phase"]), one.seq) for key, one in wanted.items()}
         for node, (phase, seq) in new.items():
-            if self.flows.get(node) != (phase, seq):
+            before = self.flows.get(node)
+            if before != (phase, seq):
+                taken_back = before == ("admitted", seq) and phase == "dark"
+                require(not taken_back, f"{node} was admitted by seq {seq} and is dark again")
                 self.made[f"{seq} in life {self.life}", f"{node} {phase}"] += 1
                 self._check(node, phase, seq)
         self.flows = new
@@ -263,8 +274,12 @@ class Controller(Behaviour):
         self._brought = False
 
     def restore(self, state: Mapping[str, Json], in_doubt: Iterable[Transaction]) -> None:
+        in_doubt = tuple(in_doubt)
         opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]
         self.ledger = Ledger.restored(state, opened)
+        for tx, one in zip(in_doubt, opened, strict=True):
+            if tx.stage is not None:
+                self.ledger = self.ledger.with_stage(one, tx.stage)
         self._brought = False
         self.switch.life += 1
 

@@ -53,13 +53,14 @@ class Party(Process):
     """One participant with its disk, its part of the world and its sessions."""
 
     core_type: type[ParticipantCore] = ParticipantCore
+    disk_type: type[Disk] = Disk
 
     def __init__(self, world: World, kernel: Kernel, name: str, behaviour: Behaviour, limits: Limits) -> None:
         super().__init__(kernel, name)
         self.world = world
         self.behaviour = behaviour
         self.limits = limits
-        self.disk = Disk(kernel, name)
+        self.disk = self.disk_type(kernel, name)
         self.sessions: dict[str, Session] = {}
         self.core = self.core_type((), self.disk.meta, limits)
         self._writes: deque[Write] = deque()
@@ -263,7 +264,8 @@ class Party(Process):
                 require(kept, f"{self.name} says {stage} of {tx} is done, but its journal does not")
             case Aborted(tx=tx):
                 phase = self.phase(tx)
-                require(phase in FINAL, f"{self.name} says {tx} is aborted, but its journal says {phase.value}")
+                kept = phase in FINAL or tx in self.world.store.set_back
+                require(kept, f"{self.name} says {tx} is aborted, but its journal says {phase.value}")
             case _:
                 pass
 

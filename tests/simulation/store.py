@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The simulated decision log: compare-and-set, durable and lazy writes, power cuts, full disks, backups.
 
-It gives what ``rdmp.decisionlog.DecisionLog`` promises and no more.  A durable write brings every earlier lazy one to the
-disk; a power cut takes away some of the lazy ones that came after the last durable one, the newest first.
+It gives what ``rdmp.decisionlog.DecisionLog`` promises and no more.  A durable write brings every earlier lazy one to
+the disk; a power cut takes away some of the lazy ones that came after the last durable one, the newest first.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ class World:
     orchestrator_type: type[Orchestrator] = Orchestrator
     party_type: type[Party] = Party
     store_type: type[Store] = Store
+    agent_type: type[Agent] = Agent
 
     def __init__(self, seed: int, tracing: bool = False) -> None:
         self.kernel = kernel = Kernel(seed, tracing)
@@ -49,7 +50,7 @@ class World:
         self.dockers = {
             name: Docker(self.switch.phase, functools.partial(self.checks.may_remove, name)) for name in HOSTS
         }
-        self.parties = {name: self._party(name, Agent(self.dockers[name])) for name in HOSTS}
+        self.parties = {name: self._party(name, self.agent_type(self.dockers[name])) for name in HOSTS}
         self.parties[CONTROLLER] = self._party(CONTROLLER, Controller(self.switch))
         for process in (*self.orchestrators, *self.parties.values()):
             process.rate = rng.choice((0.7, 1.0, 1.0, 1.5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -257,6 +258,30 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
         assert observed["open"] == {} and observed["bindings"]["shop-app-3"] == "admitted"
         assert observed["revision"] == tx.seq
         assert schemas.validate("controller-observation", observed) == ()
+    finally:
+        await second.close()
+
+
+async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() -> None:
+    """The switches have admitted a node, and the controller dies before its journal has the result."""
+    first = Rig()
+    await first.participant.restore({}, [])
+    for name, number in (("sw1", 1), ("sw2", 2)):
+        await first.connect(name, number)
+    await first.carry_out(samples.shop())
+    tx = first.transaction({"dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
+    await first.participant.prepare(tx)
+    await first.participant.commit(tx, "admit")
+    await first.close()
+    second = Rig()
+    try:
+        await second.participant.restore(first.state, [replace(tx, stage="admit")])
+        for name, number in (("sw1", 1), ("sw2", 2)):
+            await second.connect(name, number, first.switches[name].tables)
+        assert [switch.writes for switch in second.switches.values()] == [[], []]
+        assert (await second.participant.observe())["bindings"]["shop-app-3"] == "admitted"
+        await second.commit(tx, "admit")
+        assert (await second.participant.observe())["open"] == {}
     finally:
         await second.close()
 
