@@ -45,6 +45,8 @@ class ControllerParticipant(Participant):
         one = OpenTransaction.of(tx.id, tx.seq, tx.operation)
         try:
             _, outcome = self._ledger.prepared(one)
+            if outcome.intent.inventory is None:
+                raise Refused("the controller has no inventory: set it first, or was its journal lost?")
             if not self._allow_absent:
                 await self._require_switches(outcome)
             # The ledger may be another one after the wait.

@@ -32,10 +32,16 @@ class Checks:
         self.world = world
         self.decisions: dict[str, str] = {}  # transaction -> the decision that was once durable
         self.lost: dict[str, set[str]] = {}  # participant -> transactions that its lost journal may have held
+        self._kept: set[str] = set()  # what the switch admitted when the controller's journal was lost
 
     def excused(self, tx: str) -> bool:
         """Tell whether no promise holds for a transaction any more."""
         return tx in self.world.store.set_back or any(tx in held for held in self.lost.values())
+
+    def journal_lost(self, party: Party) -> None:
+        """A participant has just lost its journal."""
+        if party.name == CONTROLLER:
+            self._kept = {node for node, phase in self.world.switch.holds().items() if phase == "admitted"}
 
     # At each step
 
@@ -170,6 +176,8 @@ class Checks:
             documents = {key.removeprefix("node/"): "" for key in state if key.startswith("node/")}
             self._same(f"containers of {name}", wanted, self.world.dockers[name].holds(), touched)
             self._same(f"journal of {name}", dict.fromkeys(wanted, ""), documents, touched)
+        gone = self._kept - set(self.world.switch.holds())
+        require(not gone, f"a controller with an empty journal removed {sorted(gone)} from the switch")
         self._same("flows", dict.fromkeys(expected, "admitted"), self.world.switch.holds(), touched)
         self._once()
 

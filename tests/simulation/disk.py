@@ -25,7 +25,6 @@ class Disk:
         self.state: dict[str, Any] = {}
         self.was_lost = False
         self.full_until = 0.0
-        self.largest = 0
 
     def full(self) -> bool:
         """Tell whether writes fail now."""
@@ -35,7 +34,6 @@ class Disk:
         """Carry out one transaction of the journal: it was synced."""
         for write in batch:
             self._apply(write)
-        self.largest = max(self.largest, len(self.entries))
 
     def torn(self, batch: Sequence[Write]) -> bool:
         """Die while a batch is written: a prefix of its frames reached the disk; tells whether all of it did.
@@ -72,6 +70,10 @@ class Disk:
         for tx in write.forget:
             require(self.entries[tx].phase in FINAL, f"{self.name} forgets {tx}, which has not ended")
             del self.entries[tx]
+
+    def open(self) -> int:
+        """Return how many transactions have not ended here."""
+        return sum(entry.phase not in FINAL for entry in self.entries.values())
 
     def bound(self, tx: str) -> bool:
         """Tell whether a yes of this participant is on the disk and it has not ended."""

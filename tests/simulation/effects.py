@@ -25,6 +25,7 @@ from tests.simulation.kernel import require
 Json = Mapping[str, Any]
 Call = Callable[[], Any]
 Script = Generator[Call, Any, Result]
+INVENTORY = "inventory"  # the controller's document without which it touches no switch
 
 
 class Behaviour(ABC):
@@ -246,7 +247,11 @@ class Switch(Watched):
 
     def bundle(self, wanted: Mapping[str, Document]) -> None:
         """Replace all entries."""
-        new = {key.removeprefix("binding/"): (str(one.value["phase"]), one.seq) for key, one in wanted.items()}
+        new = {
+            key.removeprefix("binding/"): (str(one.value["phase"]), one.seq)
+            for key, one in wanted.items()
+            if key != INVENTORY
+        }
         for node, (phase, seq) in new.items():
             before = self.flows.get(node)
             if before != (phase, seq):
@@ -293,11 +298,13 @@ class Controller(Behaviour):
                 return self._abort(run.transaction)
 
     def tidy(self) -> Call | None:
-        """Bring the switch to the ledger after a start, as when it connects."""
-        return None if self._brought else self._bring
+        """Bring the switch to the ledger after a start, as when it connects, if the inventory names it."""
+        return None if self._brought or INVENTORY not in self.ledger.committed else self._bring
 
     def _prepare(self, tx: Transaction) -> Script:
         one = OpenTransaction.of(tx.id, tx.seq, tx.operation)
+        if INVENTORY not in self.ledger.committed:
+            return Denied("there is no inventory; set it first")
         if tx.id in self.switch.refusing:
             return Denied("the tables are full")
         taken = {key for other in self.ledger.open.values() if other.id != tx.id for key in other.dark}
@@ -332,5 +339,7 @@ class Controller(Behaviour):
         return Effect()
 
     def _bring(self) -> None:
+        if INVENTORY not in self.ledger.committed:
+            return  # nothing is known of the switch: it may not be ours to change
         self._brought = True
         self.switch.bundle(self.ledger.effective)

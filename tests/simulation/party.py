@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 _RESTART = 1.0  # mean seconds until a process that died is started again
 _TIDY = 5.0  # seconds between rounds of the restoring loop
 _LATE = 2.0  # an engine carries out a call of a dead process at most so much later
-HELD_BOUND = 200  # messages that may wait for a new epoch to be durable
-QUEUE_BOUND = 200  # writes that may wait for the disk
+QUEUE_BOUND = 200  # writes that may wait for the disk, messages that may wait for a new epoch to be on it
 
 
 @dataclass(slots=True)
@@ -174,7 +173,8 @@ class Party(Process):
 
     def _sync(self) -> None:
         """Write what has gathered; one sync for all of it."""
-        require(len(self._writes) <= QUEUE_BOUND, f"{self.name}: {len(self._writes)} writes wait")
+        waiting = max(len(self._writes), len(self.core._held))
+        require(waiting <= QUEUE_BOUND, f"{self.name}: {waiting} writes or messages wait for the disk")
         self._syncing = list(self._writes)
         self._writes.clear()
         self.later(self.kernel.around(self.world.plan.disk_seconds), self._synced)
@@ -186,6 +186,10 @@ class Party(Process):
             self.kill()  # it never goes on without its memory
             return
         self.disk.commit(batch)
+        require(
+            self.disk.open() <= self.limits.participant_transactions,
+            f"{self.name}: {self.disk.open()} transactions are open",
+        )
         for write in batch:
             if self.kernel.tracing and write.entry is not None:
                 self.kernel.note(f"{self.name} journal: {write.entry.id} {write.entry.phase.value}")

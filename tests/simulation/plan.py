@@ -65,7 +65,7 @@ def draw(rng: random.Random) -> Plan:
     kinds = [kind for kind in FAULTS if rng.random() < (0.08 if kind in RARE else 0.4)]
     if kinds:
         weights = [FAULTS[kind] for kind in kinds]
-        count = rng.randint(0, 7)
+        count = rng.choice((0, 2, 3, 5, 8, 16))
         times = sorted(rng.random() * TROUBLE for _ in range(count))
         plan.faults = list(zip(times, rng.choices(kinds, weights, k=count), strict=True))
     for number in range(rng.choice((1, 1, 2, 2, 3, 4))):

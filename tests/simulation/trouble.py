@@ -150,6 +150,7 @@ class Trouble:
         held = {record.id for record in self.world.records() if party.name in record.participants}
         self.world.checks.lost.setdefault(party.name, set()).update(held)
         party.disk.lose()
+        self.world.checks.journal_lost(party)
 
     def _take_backup(self) -> None:
         self._backup = self.world.backup()

@@ -12,7 +12,7 @@ from rdmp.limits import Limits
 from rdmp.records import TxRecord
 from tests.simulation.callers import CONTROLLER, HOSTS, Caller
 from tests.simulation.checks import Checks
-from tests.simulation.effects import Agent, Controller, Docker, Switch, Watched
+from tests.simulation.effects import INVENTORY, Agent, Controller, Docker, Switch, Watched
 from tests.simulation.kernel import Kernel, Violation, require
 from tests.simulation.network import Network
 from tests.simulation.orchestrator import Orchestrator
@@ -52,6 +52,7 @@ class World:
         }
         self.parties = {name: self._party(name, self.agent_type(self.dockers[name])) for name in HOSTS}
         self.parties[CONTROLLER] = self._party(CONTROLLER, Controller(self.switch))
+        self.parties[CONTROLLER].disk.state[INVENTORY] = {"seq": 0, "document": {}}
         for process in (*self.orchestrators, *self.parties.values()):
             process.rate = rng.choice((0.7, 1.0, 1.0, 1.5))
         self.last_late_call = 0.0

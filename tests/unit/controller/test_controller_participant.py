@@ -262,6 +262,28 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
         await second.close()
 
 
+async def test_a_controller_with_an_empty_journal_removes_nothing() -> None:
+    """Its journal was lost: the switches keep forwarding as they were told."""
+    first = Rig()
+    await first.participant.restore({}, [])
+    for name, number in (("sw1", 1), ("sw2", 2)):
+        await first.connect(name, number)
+    await first.carry_out(samples.shop())
+    await first.close()
+    second = Rig()
+    try:
+        await second.participant.restore({}, [])
+        for name, number in (("sw1", 1), ("sw2", 2)):
+            await second.connect(name, number, first.switches[name].tables)
+        removal = second.transaction(None, retire={"binding/shop-app-2": None})
+        with pytest.raises(Refused, match="no inventory"):
+            await second.participant.prepare(removal)
+        await second.participant.abort(removal)
+        assert [switch.writes for switch in second.switches.values()] == [[], []]
+    finally:
+        await second.close()
+
+
 async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() -> None:
     """The switches have admitted a node, and the controller dies before its journal has the result."""
     first = Rig()
