@@ -73,6 +73,8 @@ class Process:
         self.life = 0
         self.rate = 1.0  # how much slower than the world its clock is
         self.paused_until = 0.0
+        self.doom = ""  # in the midst of what it is to die: "write" or "call"
+        self.doom_in = 0  # how many of them before
         self._timers: dict[Hashable, int] = {}
         self._timer_number = 0
 
@@ -93,6 +95,19 @@ class Process:
     def stop_timer(self, key: Hashable) -> None:
         """Forget a timer."""
         self._timers.pop(key, None)
+
+    def kill(self, restart: bool = True) -> None:
+        """Kill the process; subclasses say what becomes of what it was doing."""
+        self.die()
+
+    def doomed(self, what: str, seconds: float) -> None:
+        """Die in the midst of something that takes so many seconds, if that was foreseen."""
+        if self.doom != what:
+            return
+        self.doom_in -= 1
+        if self.doom_in < 0:
+            self.doom = ""
+            self.later(seconds * self.kernel.rng.random() * 1.2, self.kill)
 
     def die(self) -> None:
         """Forget everything that is not on a disk."""

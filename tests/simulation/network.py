@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.simulation.party import Party
     from tests.simulation.plan import Plan
 
+_ECHO = 5.0  # mean seconds that a repeated message may travel
 _NOTICE = 1.0  # mean seconds until an end sees that its connection is lost
 _REDIAL = 1.0  # mean seconds between attempts to connect
 
@@ -48,8 +49,10 @@ class Network:
             copies = 0
         elif self.plan.repeat and self.kernel.rng.random() < self.plan.repeat:
             copies = 2
-        for _ in range(copies):
-            self.kernel.after(self.delay(), self._arrive, sender, to, message)
+        for copy in range(copies):
+            # A repeat may come when everybody has long forgotten what it was about.
+            seconds = self.kernel.around(_ECHO) if copy and self.kernel.chance(0.3) else self.delay()
+            self.kernel.after(seconds, self._arrive, sender, to, message)
 
     def delay(self) -> float:
         """Return how long a message travels; some take much longer than those that follow."""

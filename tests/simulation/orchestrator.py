@@ -230,6 +230,7 @@ class Orchestrator(Process):
         request = _Request()
         self._requests[request] = None
         seconds = self.kernel.around(self.world.plan.disk_seconds)
+        self.doomed("write", 1.5 * seconds)
         self.kernel.after(seconds, self._at_store, self.life, drive, write, request)
 
     def _at_store(self, life: int, drive: _Drive, write: LogWrite, request: _Request) -> None:

@@ -177,7 +177,9 @@ class Party(Process):
         require(waiting <= QUEUE_BOUND, f"{self.name}: {waiting} writes or messages wait for the disk")
         self._syncing = list(self._writes)
         self._writes.clear()
-        self.later(self.kernel.around(self.world.plan.disk_seconds), self._synced)
+        seconds = self.kernel.around(self.world.plan.disk_seconds)
+        self.doomed("write", seconds)
+        self.later(seconds, self._synced)
 
     def _synced(self) -> None:
         batch, self._syncing = self._syncing, []
@@ -236,7 +238,9 @@ class Party(Process):
         except StopIteration as stop:
             self._ended(tx, effect, stop.value)
         else:
-            self.later(self.kernel.around(self.world.plan.call_seconds), self._call, tx, effect)
+            seconds = self.kernel.around(self.world.plan.call_seconds)
+            self.doomed("call", seconds)
+            self.later(seconds, self._call, tx, effect)
 
     def _call(self, tx: str, effect: Effect) -> None:
         if effect.call is None:

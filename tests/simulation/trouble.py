@@ -25,8 +25,8 @@ class Trouble:
         self.kernel = world.kernel
         self._backup: Backup | None = None
         self._kinds: Mapping[str, Callable[[], None]] = {
-            "kill participant": lambda: self._party().kill(),
-            "kill orchestrator": lambda: self._orchestrator().kill(),
+            "kill participant": lambda: self._kill(self._party()),
+            "kill orchestrator": lambda: self._kill(self._orchestrator()),
             "take over": self._take_over,
             "pause": self._pause,
             "cut": self._cut,
@@ -62,6 +62,8 @@ class Trouble:
             self._well(party)
             party.start()
         leader = world.leader()
+        for process in (*world.parties.values(), *world.orchestrators):
+            process.doom = ""
         for orchestrator in world.orchestrators:
             orchestrator.paused_until = 0.0
             if orchestrator is not leader or not world.store.fenced or orchestrator.epoch < world.store.epoch:
@@ -92,6 +94,15 @@ class Trouble:
         return leader if self.kernel.chance(0.8) else self.kernel.rng.choice(self.world.orchestrators)
 
     # Faults
+
+    def _kill(self, process: Process) -> None:
+        """Kill a process now, or in the midst of one of its next writes or calls."""
+        how = self.kernel.rng.choice(("", "write", "write" if process in self.world.orchestrators else "call"))
+        process.doom_in = self.kernel.rng.randint(0, 6)
+        if how == "" or not process.up:
+            process.kill()
+        else:
+            process.doom = how
 
     def _take_over(self) -> None:
         """The other orchestrator takes the lease; the one that leads is not told."""
