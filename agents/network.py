@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from agents import attachment as plan
 from agents.attachment import HostNic
-from agents.namespace import Namespace, finished
+from agents.namespace import Namespace, in_thread
 from agents.spec import Attachment
 
 IP_TIMEOUT = 10.0  # seconds for one run of ip
@@ -108,7 +108,7 @@ async def _ip(arguments: list[str], batch: str | None, namespace: Namespace | No
         if namespace is not None and enter:
             done = await namespace.run(run)
         else:
-            done = await finished(asyncio.ensure_future(asyncio.to_thread(run)))
+            done = await in_thread(run)
     except FileNotFoundError as error:
         raise NetworkError("the program ip is missing; install iproute2") from error
     except subprocess.TimeoutExpired as error:

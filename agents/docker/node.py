@@ -28,7 +28,7 @@ from agents.docker.engine import Engine, EngineError
 from agents.docker.pool import Pool, Sandbox
 from agents.driver import NodeError
 from agents.files import Claim, NodeFiles
-from agents.namespace import Namespace, NamespaceGone
+from agents.namespace import Namespace, NamespaceGone, in_thread
 from agents.network import Network
 from agents.secrets import Secrets
 from agents.spec import NodeSpec
@@ -106,7 +106,7 @@ class NodeContainers:
         With `come_back` the engine restarts both containers by itself from now on.
         """
         actions: list[str] = []
-        await asyncio.to_thread(self._claim_and_write, spec, Claim(spec.node, tx))
+        await in_thread(self._claim_and_write, spec, Claim(spec.node, tx))
         workload, sandbox = await together(self.find(spec.node), self.find(sandbox_name(spec.node)))
         if workload is not None and workload.tx != tx:
             raise await self._in_use(spec.node)
@@ -227,14 +227,14 @@ class NodeContainers:
                 secrets=self._secrets.place(spec.node, spec.secrets) if spec.secrets else {},
             )
 
-        return await asyncio.to_thread(place)
+        return await in_thread(place)
 
     async def _forget(self, node: str) -> None:
         def forget() -> None:
             self._secrets.remove(node)
             self._files.remove(node)
 
-        await asyncio.to_thread(forget)
+        await in_thread(forget)
 
     async def _get_sandbox(self, node: str, tx: str, reserved: Sandbox | None) -> Sandbox:
         try:
