@@ -73,6 +73,7 @@ class Process:
         self.life = 0
         self.rate = 1.0  # how much slower than the world its clock is
         self.paused_until = 0.0
+        self.deaf_before = 0.0  # what was sent before does not arrive any more
         self.doom = ""  # in the midst of what it is to die: "write" or "call"
         self.doom_in = 0  # how many of them before
         self._timers: dict[Hashable, int] = {}

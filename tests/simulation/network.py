@@ -52,7 +52,7 @@ class Network:
         for copy in range(copies):
             # A repeat may come when everybody has long forgotten what it was about.
             seconds = self.kernel.around(_ECHO) if copy and self.kernel.chance(0.3) else self.delay()
-            self.kernel.after(seconds, self._arrive, sender, to, message)
+            self.kernel.after(seconds, self._arrive, sender, to, message, self.kernel.now)
 
     def delay(self) -> float:
         """Return how long a message travels; some take much longer than those that follow."""
@@ -63,8 +63,8 @@ class Network:
         """Tell whether nothing gets from one to the other now."""
         return bool(self.cut) and self.cut.get((sender, to), 0.0) > self.kernel.now
 
-    def _arrive(self, sender: str, to: Process, message: Message) -> None:
-        if to.up and not self.is_cut(sender, to.name):
+    def _arrive(self, sender: str, to: Process, message: Message, sent: float) -> None:
+        if to.up and sent >= to.deaf_before and not self.is_cut(sender, to.name):
             to.later(0.0, to.received, sender, message)  # type: ignore[attr-defined]
 
     # Sessions

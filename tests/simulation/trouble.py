@@ -161,6 +161,8 @@ class Trouble:
         held = {record.id for record in self.world.records() if party.name in record.participants}
         self.world.checks.lost.setdefault(party.name, set()).update(held)
         party.disk.lose()
+        # Its connections ended with it. Nothing in its memory could tell a straggler of one of them from news.
+        party.deaf_before = self.kernel.now
         self.world.checks.journal_lost(party)
 
     def _take_backup(self) -> None:

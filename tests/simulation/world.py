@@ -21,9 +21,9 @@ from tests.simulation.plan import TROUBLE, draw
 from tests.simulation.store import Backup, Store
 from tests.simulation.trouble import Trouble
 
-LIMITS = Limits(participant_transactions=3)
-STEPS = 30_000  # of a run that does not come to rest
-HEALED = 600.0  # seconds in which everything must come to rest once nothing goes wrong any more
+LIMITS = Limits(participant_transactions=3, stage_wait=5.0, in_doubt_alarm=6.0)
+STEPS = 10_000  # of a run that does not come to rest
+HEALED = 120.0  # seconds in which everything must come to rest once nothing goes wrong any more
 _LOOK = 16  # steps between looks whether everything is at rest
 _SETTLE = 8.0  # seconds that the restoring loops get after the last late call
 _ASK = 4.0  # seconds after which a caller asks again
@@ -94,7 +94,9 @@ class World:
             kernel.after(when, self.trouble.happens, kind)
 
     def _at_rest(self) -> bool:
-        return self.kernel.now > self.last_late_call + _SETTLE and self.checks.at_rest()
+        if self.last_late_call and self.kernel.now < max(self.last_late_call, TROUBLE) + _SETTLE:
+            return False
+        return self.checks.at_rest()
 
     # Callers
 
