@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from odyssey.demo.only import only_user
 from odyssey.demo.world import World, WorldError
 from odyssey.lab import Lab, LabError
 from odyssey.lab.settings import Settings
@@ -41,17 +42,24 @@ def main() -> int:
     settings = replace(settings, directory=Path(f"{settings.directory}-bench"), prefix="bench")
     lab = Lab(settings)
     try:
-        with bench_platform() as (path, document):
+        with only_user(settings), bench_platform() as (path, document), closing(lab):
             text = asyncio.run(run(World(lab, document), path, options.repetitions))
     except (LabError, WorldError, OSError) as error:
         print(f"bench: {error or type(error).__name__}", file=sys.stderr)
         return 255
-    finally:
-        lab.down(wipe=False)
     TARGET.write_text(text, encoding="utf-8")
     print(text)
     print(f"written to {TARGET}")
     return 0
+
+
+@contextmanager
+def closing(lab: Lab) -> Iterator[None]:
+    """Take the lab down at the end, whatever happens."""
+    try:
+        yield
+    finally:
+        lab.down(wipe=False)
 
 
 @contextmanager
