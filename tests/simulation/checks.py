@@ -127,6 +127,10 @@ class Checks:
         else:
             require(not (record.state == "aborted" and record.finished), f"{node} of the aborted {record.id} turns up")
 
+    def reachable(self, node: str) -> bool:
+        """Tell whether the switch still admits a node although its controller knows that it should not."""
+        return CONTROLLER not in self.lost and self.world.switch.phase(node) == "admitted"
+
     def may_remove(self, party: str, node: str, tx: str) -> bool:
         """A container may be removed by an abort only if its transaction did not and will not commit."""
         if tx in self.world.store.set_back:

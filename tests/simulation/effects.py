@@ -86,11 +86,11 @@ class Docker(Watched):
 
     late_calls = True
 
-    def __init__(self, flows: Callable[[str], str | None], may_remove: Callable[[str, str], bool]) -> None:
+    def __init__(self, reachable: Callable[[str], bool], may_remove: Callable[[str, str], bool]) -> None:
         super().__init__()
         self.containers: dict[str, Container] = {}
         self.neighbours: dict[str, int] = {}
-        self._flows = flows
+        self._reachable = reachable
         self._may_remove = may_remove
 
     def create(self, node: str, tx: str) -> str:
@@ -124,7 +124,7 @@ class Docker(Watched):
         """Remove a node."""
         found = self.containers.get(node)
         if found is not None:
-            require(self._flows(node) != "admitted", f"{node} is stopped while the switch admits it")
+            require(not self._reachable(node), f"{node} is stopped while the switch admits it")
             del self.containers[node]
 
     def holds(self) -> Mapping[str, str]:

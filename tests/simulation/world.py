@@ -48,7 +48,7 @@ class World:
         self.orchestrators = [self.orchestrator_type(self, kernel, name, LIMITS) for name in ("o1", "o2")]
         self.switch = Switch(self.checks.may_admit)
         self.dockers = {
-            name: Docker(self.switch.phase, functools.partial(self.checks.may_remove, name)) for name in HOSTS
+            name: Docker(self.checks.reachable, functools.partial(self.checks.may_remove, name)) for name in HOSTS
         }
         self.parties = {name: self._party(name, self.agent_type(self.dockers[name])) for name in HOSTS}
         self.parties[CONTROLLER] = self._party(CONTROLLER, Controller(self.switch))
