@@ -478,6 +478,8 @@ class Coordinator:
 
 def answer_inquiry(record: TxRecord | None, inquiry: Inquire, peer: str, epoch: int, low_water: int) -> list[Message]:
     """Answer ``peer``, who is in doubt about a transaction that is finished or unknown here."""
+    if record is not None and inquiry.seq not in (0, record.seq):
+        record = None  # after the store was set back: another transaction took the id
     if record is None and inquiry.epoch >= epoch:
         text = f"transaction {inquiry.tx} of epoch {inquiry.epoch} is not known here"
         return [Error("unknown_tx", text, None, inquiry.tx)]

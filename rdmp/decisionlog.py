@@ -21,7 +21,9 @@ class DecisionLog(ABC):
     async def create(self, record: TxRecord) -> TxRecord:
         """Store a new record durably, give it the next ``seq`` and a revision, and return it so.
 
-        Raises ValueError if the id is in use or an object is reserved by another open transaction.
+        Raises ValueError if the id is in use or an object is reserved by another open transaction.  A log that several
+        orchestrators share must also refuse one whose epoch is not the newest: its successor has read ``open`` already,
+        so that nobody would carry the record on before the next start.
         """
 
     @abstractmethod

@@ -277,3 +277,11 @@ def test_nobody_is_given_up_before_the_decision() -> None:
     coordinator, _ = created()
     assert coordinator.give_up(["a"], "gone", 101.0) == []
     assert coordinator.phase is Phase.PREPARING and coordinator.awaited() == ("a", "b")
+
+
+def test_an_inquiry_about_the_namesake_that_a_restored_store_does_not_know() -> None:
+    """A store was set back, and a new transaction took the id: whoever is in doubt about the old one must not wait."""
+    namesake = replace(NEW, seq=4, state="committed", finished=True)
+    assert answer_inquiry(namesake, Inquire("t.1", 7, 2), "a", 103, 5) == [
+        Abort("t.1", 7, 103, 5, "unknown to the decision log")
+    ]
