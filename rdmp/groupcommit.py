@@ -49,6 +49,7 @@ class GroupCommit:
     Each piece of work runs in a savepoint of its own: one that raises undoes only itself. Work must be short and must
     not keep the connection. A batch with at least one durable job is committed with synchronous=FULL, others with
     NORMAL (not torn by a crash, but the last of them may be lost at a power cut; https://sqlite.org/wal.html).
+    ``syncs`` counts the commits that waited for the disk.
     """
 
     def __init__(self, path: Path, schema: str, *, limit: int = 10_000) -> None:
@@ -56,6 +57,7 @@ class GroupCommit:
         self._schema = schema
         self._jobs: queue.Queue[_Job | None] = queue.Queue(limit)
         self._thread: threading.Thread | None = None
+        self.syncs = 0
 
     async def open(self) -> None:
         """Open or create the file (mode 0600) and apply the schema. Raises sqlite3.Error."""
@@ -125,9 +127,9 @@ class GroupCommit:
             self._commit(connection, batch)
         return jobs[-1] is not None
 
-    @staticmethod
-    def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Job]) -> None:
         durable = any(job.durable for job in batch)
+        self.syncs += durable
         try:
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")

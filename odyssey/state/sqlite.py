@@ -68,6 +68,11 @@ class SqliteStore(Store):
     def incarnation(self) -> str:
         return self._incarnation
 
+    @property
+    def syncs(self) -> int:
+        """How many commits have waited for the disk."""
+        return self._database.syncs
+
     async def get(self, key: str) -> Document | None:
         return await self._database.run(lambda connection: _get(connection, key), durable=False)
 
