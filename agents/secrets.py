@@ -86,26 +86,34 @@ class Secrets:
     def _read(self, name: str) -> bytes:
         path = self._source / name
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Not following links, and not waiting for the writer of a pipe.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise SecretError(
                 f"secret {name}: {path} is missing; write the value there with: install -m 0600 FILE {path}"
             ) from error
         except OSError as error:
             raise SecretError(f"secret {name}: cannot open {path}: {error.strerror}") from error
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise SecretError(f"secret {name}: {path} is not a regular file")
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                mode = stat.S_IMODE(status.st_mode)
-                raise SecretError(f"secret {name}: {path} has mode {mode:04o}; run: chmod 0600 {path}")
-            if status.st_uid != os.geteuid():
-                raise SecretError(f"secret {name}: {path} belongs to another user; run: chown {os.geteuid()} {path}")
-            value = file.read(SIZE_LIMIT + 1)
+        try:
+            if reason := _unfit(os.fstat(descriptor)):
+                raise SecretError(f"secret {name}: {path} {reason.format(path=path)}")
+            value = os.read(descriptor, SIZE_LIMIT + 1)
+        finally:
+            os.close(descriptor)
         if len(value) > SIZE_LIMIT:
             raise SecretError(f"secret {name}: {path} is larger than {SIZE_LIMIT} bytes")
         return value
+
+
+def _unfit(status: os.stat_result) -> str | None:
+    """Tell why a file cannot hold a secret."""
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        return f"has mode {stat.S_IMODE(status.st_mode):04o}; run: chmod 0600 {{path}}"
+    if status.st_uid != os.geteuid():
+        return f"belongs to another user; run: chown {os.geteuid()} {{path}}"
+    return None
 
 
 def filesystem(path: Path, mountinfo: str) -> str:

@@ -169,7 +169,8 @@ def _user(compilation: Compilation, owner: int) -> str:
     kind, _, rest = name.partition("/")
     if kind == "binding":
         return f"nodes of {compilation.intent.bindings[rest].network}"
-    return {"policy": "policies", "expose": "policies", "host": "hosts", "border": "borders"}.get(kind, name)
+    plural = {"policy": "policies", "expose": "policies", "host": "hosts", "border": "borders", "network": "networks"}
+    return plural.get(kind, name)
 
 
 def preview(old: Compilation, new: Compilation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ Publish = Callable[[str, Mapping[str, Any]], None]
 OWNERS_READ_SINGLY = 8
 #: How long a switch that could not be brought to its intent is left alone before the next try.
 RETRY_SECONDS = 2.0
+#: How long the same reason to refuse a connection is not told again.
+REFUSED_AGAIN_SECONDS = 60.0
 #: Differences that a message or an event names; the rest is counted.
 NAMED_DIFFERENCES = 5
 
@@ -146,10 +149,7 @@ class Switches:
         self._verify_seconds = verify_seconds
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
-
-    def names(self) -> tuple[str, ...]:
-        """Return the names of the inventory's switches."""
-        return tuple(self._target().tables)
+        self._refused: dict[str, float] = {}  # when a reason was last told
 
     def connection(self, name: str) -> SwitchConnection | None:
         """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""
@@ -205,9 +205,13 @@ class Switches:
                 del self._connections[name]
 
     def refused(self, address: str, reason: str) -> None:
-        """Tell that a connection was turned away."""
-        _log.warning("connection from %s refused: %s", address, reason)
-        self._publish("switch.refused", {"address": address, "reason": reason})
+        """Tell that a connection was turned away; a switch tries again every second, which is told once in a while."""
+        now = time.monotonic()
+        self._refused = {told: when for told, when in self._refused.items() if now - when < REFUSED_AGAIN_SECONDS}
+        if reason not in self._refused:
+            self._refused[reason] = now
+            _log.warning("connection from %s refused: %s", address, reason)
+            self._publish("switch.refused", {"address": address, "reason": reason})
 
     def _tables(self, name: str) -> TableSet:
         return self._target().tables.get(name, TableSet())

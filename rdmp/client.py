@@ -132,7 +132,7 @@ class Client:
         """End the connection."""
         if self._session is not None:
             self._session.close("closed by us")
-            await asyncio.sleep(0)
+            await self._session.wait_closed()
 
     async def __aenter__(self) -> Client:
         return self

@@ -97,6 +97,7 @@ class Hub(SessionOwner):
         self._handler = handler
         self._incarnation = incarnation
         self._clock = clock
+        self._fenced_by = 0
         self._listeners: list[Listener] = []
         self._sessions: dict[Session, _Peer] = {}
         self._participants: dict[str, Session] = {}
@@ -126,8 +127,10 @@ class Hub(SessionOwner):
         """Stop serving; open transactions stay in the log and are taken up by ``recover`` after the next start."""
         await asyncio.gather(*(listener.close() for listener in self._listeners))
         await self._driver.close()
-        for session in list(self._sessions):
+        sessions = list(self._sessions)
+        for session in sessions:
             session.close("the orchestrator is stopping")
+        await asyncio.gather(*(session.wait_closed() for session in sessions))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -301,7 +304,9 @@ class Hub(SessionOwner):
         if (identity.role == "controller") != (identity.name == "controller"):
             return "forbidden", f"{identity}: the name controller belongs to the role controller"
         if hello.epoch > self.epoch:
-            self._bus.announce("hub.fenced", {"peer": identity.name, "epoch": hello.epoch, "own": self.epoch})
+            if hello.epoch > self._fenced_by:
+                self._fenced_by = hello.epoch
+                self._bus.announce("hub.fenced", {"peer": identity.name, "epoch": hello.epoch, "own": self.epoch})
             return "stale_epoch", f"epoch {hello.epoch} was seen; this orchestrator has {self.epoch} and leads no more"
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rdmp.frames import dump
 from rdmp.groupcommit import GroupCommit
-from rdmp.participant_core import Entry, Meta, Phase, Write
+from rdmp.participant_table import Entry, Meta, Phase, Write
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tx (

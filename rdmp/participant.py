@@ -26,8 +26,8 @@ class Transaction:
 class Effect:
     """The result of prepare, of a commit stage or of abort.
 
-    ``state`` documents are stored in the same journal write as the result (None deletes); ``degraded`` tells a person
-    what works less than promised; ``detail`` goes to the coordinator as it is.
+    ``state`` documents are stored in the same journal write as the result (None deletes); ``detail`` goes to the
+    coordinator as it is; ``degraded`` (of a stage) tells people what works less than promised.
     """
 
     detail: Json = field(default_factory=dict)

@@ -14,164 +14,36 @@ Repeated messages are answered from the entry.  At most one effect of a transact
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rdmp.limits import Limits
 from rdmp.messages import Abort, Aborted, Commit, Done, Error, Inquire, Message, Prepare, Vote
 from rdmp.participant import Effect, Transaction
+from rdmp.participant_table import (
+    BOUND,
+    FINAL,
+    TRANSITIONS,
+    Announce,
+    CancelRun,
+    Denied,
+    EffectKind,
+    Entry,
+    Failed,
+    Meta,
+    Output,
+    Phase,
+    Result,
+    Run,
+    Send,
+    SetTimer,
+    Step,
+    Write,
+)
 
 Json = Mapping[str, Any]
-EffectKind = Literal["prepare", "commit", "abort"]
 INQUIRE = "inquire"  # the timer that is not of one transaction
 INTERRUPTED = "interrupted by a restart of the participant"
-
-
-class Phase(Enum):
-    """Where a transaction stands for the participant; the journal stores the value."""
-
-    UNKNOWN = "unknown"
-    PREPARING = "preparing"
-    PREPARED = "prepared"
-    COMMITTING = "committing"
-    STAGED = "staged"
-    COMMITTED = "committed"
-    ABORTING = "aborting"
-    ABORTED = "aborted"
-
-
-class Step(Enum):
-    """What moves a transaction from phase to phase."""
-
-    PREPARE = "prepare arrives"
-    COMMIT = "commit of a stage arrives"
-    ABORT = "abort arrives"
-    PREPARE_OK = "prepare's effect succeeded"
-    PREPARE_FAILED = "prepare's effect refused, failed, ran out of time or was interrupted"
-    STAGE_OK = "the stage's effect succeeded; stages remain"
-    LAST_STAGE_OK = "the last stage's effect succeeded"
-    ABORT_OK = "abort's effect succeeded"
-
-
-TRANSITIONS: Mapping[Phase, Mapping[Step, Phase]] = {
-    Phase.UNKNOWN: {Step.PREPARE: Phase.PREPARING, Step.ABORT: Phase.ABORTED},
-    Phase.PREPARING: {
-        Step.PREPARE_OK: Phase.PREPARED,
-        Step.PREPARE_FAILED: Phase.ABORTING,
-        Step.ABORT: Phase.ABORTING,
-    },
-    Phase.PREPARED: {Step.COMMIT: Phase.COMMITTING, Step.ABORT: Phase.ABORTING},
-    Phase.COMMITTING: {Step.STAGE_OK: Phase.STAGED, Step.LAST_STAGE_OK: Phase.COMMITTED},
-    Phase.STAGED: {Step.COMMIT: Phase.COMMITTING},
-    Phase.COMMITTED: {},
-    Phase.ABORTING: {Step.ABORT_OK: Phase.ABORTED},
-    Phase.ABORTED: {},
-}
-FINAL = frozenset({Phase.COMMITTED, Phase.ABORTED})
-BOUND = frozenset({Phase.PREPARED, Phase.COMMITTING, Phase.STAGED})
-"""Voted yes and not carried out: survives a restart, and is inquired about."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the journal holds of one transaction. ``done`` maps each finished stage to its ``done`` message's fields."""
-
-    id: str
-    seq: int
-    epoch: int
-    phase: Phase
-    operation: Json = field(default_factory=dict)
-    deadline: float = 0.0
-    reason: str | None = None
-    detail: Json | None = None
-    stage: str | None = None
-    done: Mapping[str, Json] = field(default_factory=dict)
-
-    def transaction(self) -> Transaction:
-        """Return what the participant's methods are given."""
-        return Transaction(self.id, self.seq, self.epoch, self.operation, self.deadline)
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """What the journal holds beside transactions; see docs/rdmp.md."""
-
-    epoch: int = 0
-    incarnation: str = ""
-    low_water: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Write all of it in one journal transaction, in order with other writes; call ``written(token)`` when durable."""
-
-    token: int
-    entry: Entry | None = None
-    state: Mapping[str, Json | None] = field(default_factory=dict)
-    meta: Meta | None = None
-    forget: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Run an effect once every earlier effect of this transaction has ended; call ``ran(tx, version, result)``."""
-
-    version: int
-    kind: EffectKind
-    transaction: Transaction
-    stage: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRun:
-    """Cancel the running effect of a transaction; its result is not wanted."""
-
-    tx: str
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send ``message`` to the orchestrator ``peer``; it may be lost."""
-
-    peer: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class SetTimer:
-    """Call ``timer(name, version)`` after ``seconds``; a timer of the same name is replaced."""
-
-    name: str
-    version: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    """Publish an event."""
-
-    topic: str
-    data: Json
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """Result of a prepare: the participant refuses."""
-
-    reason: str
-    detail: Json | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Result of an effect that raised; commit and abort are tried again."""
-
-    reason: str
-
-
-Output = Write | Run | CancelRun | Send | SetTimer | Announce
-Result = Effect | Denied | Failed
 
 
 @dataclass(slots=True)
@@ -304,6 +176,9 @@ class ParticipantCore:
         if live is None:
             self._unknown(peer, message)
             return
+        if live.entry.seq != message.seq:
+            self._namesake(peer, live, message)
+            return
         live.peer = peer
         live.ticks = 0
         match message:
@@ -334,6 +209,17 @@ class ParticipantCore:
         else:
             entry = Entry(message.tx, message.seq, message.epoch, Phase.UNKNOWN, message.operation, message.deadline)
             self._begin(peer, entry, Step.PREPARE, message.low_water)
+
+    def _namesake(self, peer: str, live: _Live, message: Prepare | Commit | Abort) -> None:
+        """A message of another transaction with the same id, which can only be after the store was set back."""
+        text = f"the id is taken here by a transaction with seq {live.entry.seq}, not {message.seq}"
+        match message:
+            case Prepare():
+                self._send(peer, Vote(message.tx, "no", text))
+            case Commit():
+                self._error(peer, "conflicting_decision", message.tx, text)
+            case Abort():
+                self._send(peer, Aborted(message.tx))  # nothing was done for it
 
     def _begin(self, peer: str, entry: Entry, step: Step, low_water: int, reason: str | None = None) -> None:
         forget = self._raise_low_water(low_water)

@@ -21,14 +21,14 @@ from rdmp.journal import Journal, JournalError
 from rdmp.limits import Limits
 from rdmp.messages import Error, Message, Publish, Welcome
 from rdmp.participant import Effect, Participant, Refused
-from rdmp.participant_core import (
+from rdmp.participant_core import ParticipantCore
+from rdmp.participant_table import (
     Announce,
     CancelRun,
     Denied,
     Failed,
     Meta,
     Output,
-    ParticipantCore,
     Result,
     Run,
     Send,
@@ -41,7 +41,7 @@ from rdmp.tls import Identity, TlsFiles
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
-_STOP_SECONDS = 2.0  # how long stop() waits for connections to end
+_STOP_SECONDS = 2.0  # how long stop() waits for cancelled effects to end
 
 
 class ParticipantRunner:
@@ -251,6 +251,10 @@ class ParticipantRunner:
             result = Denied(refused.reason, refused.detail)
         except FrameError as error:
             result = Failed(f"the result is not JSON: {error}")
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            result = Failed(f"cancelled from inside: {error}")
         except Exception as error:
             _log.exception("%s of transaction %s failed", run.stage or run.kind, run.transaction.id)
             result = Failed(f"{type(error).__name__}: {error}")
@@ -305,8 +309,10 @@ class ParticipantRunner:
             timer.cancel()
         for task in self._effects.values():
             task.cancel()
-        for session in self._sessions.values():
+        sessions = list(self._sessions.values())
+        for session in sessions:
             session.close("the participant is stopping")
+        await asyncio.gather(*(session.wait_closed() for session in sessions))
         if self._effects:
             await asyncio.wait(list(self._effects.values()), timeout=_STOP_SECONDS)
         await self._journal.close()

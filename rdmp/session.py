@@ -85,6 +85,7 @@ class Session(asyncio.Protocol):
         self._silent_beats = 0
         self._timer: asyncio.TimerHandle | None = None
         self._reason: str | None = None
+        self._ended = asyncio.Event()
         self._ids = itertools.count(1)
         self._pending: dict[str, _Pending] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
@@ -121,6 +122,10 @@ class Session(asyncio.Protocol):
                 self._transport.close()
                 self._timer = self._loop.call_later(_CLOSE_SECONDS, self._transport.abort)
 
+    async def wait_closed(self) -> None:
+        """Wait until a connection that was closed has ended."""
+        await self._ended.wait()
+
     def refuse(self, code: str, text: str) -> None:
         """Tell the peer why, then close."""
         if not self.closing:
@@ -146,6 +151,7 @@ class Session(asyncio.Protocol):
             self._timer.cancel()
         reason = self._reason = self._reason or (f"connection lost: {exc}" if exc else "closed by the peer")
         self._writable.set()
+        self._ended.set()
         for pending in self._pending.values():
             if not pending.future.done():
                 pending.future.set_exception(PeerAbsent("peer_absent", f"{self.label}: {reason}"))

@@ -37,6 +37,8 @@ class _Work:
     """A call that runs in this process, and who watches it."""
 
     task: asyncio.Task[Mapping[str, Any]] | None = None
+    placements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Nodes that the plan will start: they take room on their hosts before they exist."""
     watchers: list[asyncio.Queue[Mapping[str, Any] | None]] = field(default_factory=list)
     history: list[Mapping[str, Any]] = field(default_factory=list)
 
@@ -126,7 +128,8 @@ class Engine:
         await self._questions.wait_for(self._view.participants(), self._started + self._limits.start_grace)
         references = (wish.images() if wish else frozenset()) | self._view.images()
         images = await self._questions.images(references)
-        return self._view.snapshot(images, self._questions.present())
+        placed = {key: node for work in self._running.values() for key, node in work.placements.items()}
+        return self._view.snapshot(images, self._questions.present(), placed)
 
     async def _work(self, call: Call, wish: Wish | None, work: _Work) -> Mapping[str, Any]:
         try:
@@ -177,6 +180,7 @@ class Engine:
             goal = self._goal(call, wish, snapshot)
             planned = _plan(snapshot, goal, call.request if call.goal is None else {})
             if self.locks.take(planned.locks, call.id):
+                work.placements = planned.placements()
                 work.tell({
                     "kind": "plan", "index": planned.index, "changes": planned.to_json()["changes"],
                     "steps": [{"step": number, "title": step.title} for number, step in enumerate(planned.steps, 1)],

@@ -107,8 +107,17 @@ class StateView:
         inventory = self.documents.get("inventory")
         return frozenset({CONTROLLER, *inventory["hosts"]}) if inventory else frozenset()
 
-    def snapshot(self, images: Mapping[str, Mapping[str, str]], present: Iterable[str]) -> Snapshot:
-        """An immutable picture for the planner."""
+    def snapshot(
+        self,
+        images: Mapping[str, Mapping[str, str]],
+        present: Iterable[str],
+        placed: Mapping[str, Mapping[str, Any]],
+    ) -> Snapshot:
+        """An immutable picture for the planner; `placed` are nodes that running plans are about to start."""
+        pending = {
+            key: value for record in self.unfinished() for key, value in record.changes.items() if value is not None
+        }
         return Snapshot.from_documents(
-            self.index, self.documents, reserved=self.held(), images=images, present=frozenset(present)
-        )
+            self.index, self.documents, reserved=self.held(), images=images, present=frozenset(present),
+            pending={**pending, **placed},
+        )  # fmt: skip

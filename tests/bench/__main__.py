@@ -44,7 +44,7 @@ def main() -> int:
         with bench_platform() as (path, document):
             text = asyncio.run(run(World(lab, document), path, options.repetitions))
     except (LabError, WorldError, OSError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {error or type(error).__name__}", file=sys.stderr)
         return 255
     finally:
         lab.down(wipe=False)

@@ -16,7 +16,7 @@ from typing import Any
 
 from odyssey.demo import frames, netns, observe, web
 from odyssey.demo.matrix import Station
-from odyssey.demo.sniffer import new_run
+from odyssey.demo.sniffer import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SOL_PACKET, new_run
 from odyssey.demo.world import World, WorldError
 from rdmp.client import Client
 from rdmp.endpoints import Endpoint
@@ -24,6 +24,8 @@ from rdmp.endpoints import Endpoint
 CALL_TIMEOUT = 120.0  # s
 PROBE_INTERVAL = 0.0005  # s between two frames that ask whether the way is open
 PROBE_LIMIT = 60.0  # s
+ASK_INTERVAL = 0.005  # s between two requests that ask whether the node serves
+ASK_TIMEOUT = 2.0  # s for one of them
 SOURCE_PORT = 24100  # below the kernel's own range
 PORT = 8080
 
@@ -72,7 +74,8 @@ class Gate:
         self._taps = []
         for namespace, nic in host_taps.items():
             tap = netns.open_socket(namespace, socket.AF_PACKET, socket.SOCK_RAW)
-            tap.bind((nic, 0x0003))
+            tap.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            tap.bind((nic, ETH_P_ALL))
             self._taps.append(tap)
 
     async def opened(self) -> float:
@@ -163,8 +166,8 @@ class _Watch:
 
     def progress(self, message: Mapping[str, Any]) -> None:
         name = _name(message)
-        if name is not None and all(hop.name != name for hop in self.hops):
-            self.hops.append(Hop(self.now(), name))
+        if name is not None:
+            self.hops = [hop for hop in self.hops if hop.name != name] + [Hop(self.now(), name)]
         self.news.set()
 
     def first(self, name: str) -> float:
@@ -175,19 +178,24 @@ class _Watch:
 
 
 def _name(message: Mapping[str, Any]) -> str | None:
-    """What a progress message tells, in a few words without names of hosts; None if it is of no interest here."""
-    if message.get("kind") == "plan":
+    """What a progress message of the first transaction tells, without names of hosts; None if it is of no interest.
+
+    What several agents do comes several times: the last one counts.
+    """
+    kind, state = message.get("kind"), message.get("state")
+    if kind == "plan":
         return "planned"
-    event, participant = message.get("event"), str(message.get("participant", ""))
-    who = "controller" if participant == "controller" else "agent"
-    names = {
-        "created": "recorded",
-        "vote": f"{who} has prepared",
-        "decided": "decided",
-        "done": f"{message.get('stage')}: {who} done",
-        "finished": "finished",
-    }
-    return names.get(str(event))
+    if message.get("step") != 1:
+        return None
+    if kind == "stage":
+        who = "controller" if message.get("participant") == "controller" else "agent"
+        return f"{message.get('stage')}: {who} {state}"
+    if kind != "tx":
+        return None
+    for participant, answer in (message.get("participants") or {}).items():
+        if answer == "yes":
+            return "prepared: controller" if participant == "controller" else "prepared: agent"
+    return {"preparing": "transaction begins", "committed": "decided", "finished": "finished"}.get(str(state))
 
 
 async def _address(world: World, tx: str) -> str:
@@ -212,17 +220,29 @@ async def _gate(world: World, source: Station, address: str) -> float:
 
 
 async def _serving(asker: Station, address: str, watch: _Watch) -> float:
-    """Ask the node from the decision on until it answers; the time of the answer."""
+    """Ask the node from the decision on, every few milliseconds and not one after the other, until it answers."""
     while all(hop.name != "decided" for hop in watch.hops):
         watch.news.clear()
         await asyncio.wait_for(watch.news.wait(), CALL_TIMEOUT)
-    while True:
+    answered: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def ask() -> None:
         try:
-            if (await web.get(asker.namespace, address, PORT, "/healthz", timeout=0.25)).status == 200:
-                return watch.now()
+            if (await web.get(asker.namespace, address, PORT, "/healthz", timeout=ASK_TIMEOUT)).status == 200:
+                if not answered.done():
+                    answered.set_result(watch.now())
         except web.WebError:
-            if watch.now() > CALL_TIMEOUT:
-                raise
+            return  # too early: the next one is on its way
+
+    attempts: list[asyncio.Task[None]] = []
+    while not answered.done() and watch.now() < CALL_TIMEOUT:
+        attempts.append(asyncio.create_task(ask()))
+        await asyncio.wait([answered], timeout=ASK_INTERVAL)
+    for attempt in attempts:
+        attempt.cancel()
+    if not answered.done():
+        raise WorldError(f"{address} did not answer within {CALL_TIMEOUT:g} s")
+    return answered.result()
 
 
 def docker_run(world: World, host: str, image: str, node: str) -> Bare:

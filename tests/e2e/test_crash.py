@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -77,16 +78,27 @@ MOMENTS = {
 
 @pytest.mark.parametrize("victim", ["odysseyd", "controller", AGENT])
 @pytest.mark.parametrize("moment", list(MOMENTS))
-async def test_a_kill_leaves_nothing_half_done(shop: World, moment: str, victim: str) -> None:
+async def test_a_kill_leaves_nothing_half_done(
+    shop: World, moment: str, victim: str, record_property: Callable[[str, object], None]
+) -> None:
     result = await crash.strike(shop, COLD, f"when {moment}", MOMENTS[moment](victim))
+    record_property("outcome", f"{result}; recovered in {result.recovered_seconds:.1f} s")
 
     assert result.findings == ()
     assert_decision_kept(moment, result)
 
 
 def assert_decision_kept(moment: str, result: Strike) -> None:
-    if moment == "it is decided and not admitted":
-        assert "committed" in result.decision
+    """A decision is final, a yes vote binds across a restart, and what was not decided is aborted."""
+    wanted = {
+        ("the agent has voted", AGENT): "committed",
+        ("the agent has voted", "odysseyd"): "aborted",
+        ("it is decided and not admitted", AGENT): "committed",
+        ("it is decided and not admitted", "controller"): "committed",
+        ("it is decided and not admitted", "odysseyd"): "committed",
+    }
+    victim = AGENT if result.victim.startswith(AGENT) else result.victim
+    assert result.decision == wanted.get((moment, victim), result.decision)
 
 
 async def test_an_agent_that_restarts_adopts_what_runs(shop: World) -> None:

@@ -82,13 +82,10 @@ class Daemon:
 class Site:
     """A hub in this process, the daemon, and the switches that know it."""
 
-    def __init__(
-        self, hub: Hub, daemon: Daemon, rdmp_port: int, log: MemoryDecisionLog, events: MemoryEventLog
-    ) -> None:
+    def __init__(self, hub: Hub, daemon: Daemon, rdmp_port: int, events: MemoryEventLog) -> None:
         self.hub = hub
         self.daemon = daemon
         self.rdmp_port = rdmp_port
-        self.log = log
         self.events = events
 
     async def until(self, condition: Any, what: str, seconds: float = 20.0) -> None:

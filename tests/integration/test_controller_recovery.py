@@ -238,4 +238,4 @@ async def test_without_an_inventory_a_switch_is_sent_nothing(controller: Control
     assert len(ctl_lab.switches["sw1"].flows()) == 1
     await controller.carry_out({"inventory": samples.inventory()})
     assert len(ctl_lab.switches["sw1"].flows()) > 10
-    assert tuple(controller.participant.switches.names()) == support.SWITCHES
+    assert tuple(controller.participant.switches.report()) == support.SWITCHES

@@ -83,6 +83,22 @@ async def test_two_calls_for_one_network_do_not_take_the_same_names(shop: Orches
     assert (await phases(shop, "app"))["admitted"] == 6
 
 
+async def test_two_calls_at_once_do_not_overfill_a_host(orchestra: Orchestra) -> None:
+    inventory = copy.deepcopy(INVENTORY)
+    for host in inventory["hosts"].values():
+        host["capacity"]["nodes"] = 2
+    await orchestra.serve("setInventory", "small", {"document": inventory})
+    await orchestra.serve("addPlatform", "shop", {"document": PLATFORM})
+    answers = await asyncio.gather(
+        orchestra.serve("addNode", "one", {"platform": "shop", "Network": {"name": "lb", "Node": {"count": 1}}}),
+        orchestra.serve("addNode", "two", app(1)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(answer, RpcError) for answer in answers) == 1, answers
+    nodes = (await orchestra.ask("node.list"))["nodes"]
+    assert max(sum(node["host"] == host for node in nodes) for host in INVENTORY["hosts"]) <= 2
+
+
 async def test_a_refusal_aborts_everywhere_and_frees_the_names(shop: Orchestra) -> None:
     before = await shop.ask("state.get", prefix="")
     # The promotion of the standby asks the controller alone; the host's refusal meets the nodes that are new.

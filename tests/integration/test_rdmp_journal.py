@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rdmp.journal import Journal, JournalError
-from rdmp.participant_core import Entry, Meta, Phase, Write
+from rdmp.participant_table import Entry, Meta, Phase, Write
 from tests.integration.rdmp_support import Cluster, Pki, record
 
 ENTRY = Entry(

@@ -124,6 +124,16 @@ async def test_a_failing_stage_is_repeated_and_told(cluster: Cluster) -> None:
         await until(lambda: any(event.topic == "participant.effect_failed" for event in cluster.events.all()))
 
 
+async def test_an_effect_that_cancels_itself_is_a_failure(cluster: Cluster) -> None:
+    async def cancel(tx: Transaction) -> None:
+        raise asyncio.CancelledError("a library did it")
+
+    async with cluster.hub() as (hub, port), cluster.participants(port, "h1") as running:
+        running["h1"][0].on_prepare = cancel
+        ended = await hub.execute(record("t.1", ["h1"]))
+        assert ended.reason == "h1 voted no: prepare failed: cancelled from inside: a library did it"
+
+
 async def test_execute_returns_when_a_stage_waits_too_long_and_goes_on(cluster: Cluster) -> None:
     limits = dataclasses.replace(FAST, stage_wait=0.3)
     gone = asyncio.Event()

@@ -229,11 +229,15 @@ def test_a_count_that_was_never_reached_is_corrected_by_itself() -> None:
     step = world.reach(ScaleGoal("shop", "app", 3)).steps[0]
     assert isinstance(step, TransactionStep) and set(step.participants) == {"controller"}
     assert world.state.networks["shop/app"].count == 3
-    world.state = world.state.folded({"network/shop/app": {"id": world.state.networks["shop/app"].id, "count": 7}})
-    document = shop()
-    document["networks"]["app"]["scale"]["count"] = 3
-    world.wish(ApplyPlatform(document))
-    assert world.state.networks["shop/app"].count == 3
+
+
+def test_an_apply_corrects_a_count_that_alone_is_wrong() -> None:
+    world = running()
+    state = world.state.networks["shop/app"]
+    world.state = world.state.folded({"network/shop/app": {"id": state.id, "count": 7}})
+    (step,) = world.wish(ApplyPlatform(shop())).steps
+    assert isinstance(step, TransactionStep) and set(step.participants) == {"controller"}
+    assert world.state.networks["shop/app"].count == 2
 
 
 def test_the_first_transaction_of_an_apply_says_how_many_are_wanted() -> None:

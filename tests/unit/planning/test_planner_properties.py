@@ -114,7 +114,12 @@ def test_every_step_keeps_what_must_be_true(data: st.DataObject) -> None:
             world.carry_out(step)
             check(world)
         assert plan(world.state, goal, options).steps == (), "the goal is not reached by its plan"
-        assert not any(node.phase == "draining" for node in world.state.nodes.values())
+        for key, network_state in world.state.networks.items():
+            definition = world.state.network(key)
+            assert definition is not None
+            assert len(world.state.admitted(key)) == network_state.count
+            assert len(world.state.standby(key)) == definition.scale.standby
+            assert not world.state.draining(key)
 
 
 @MANY

@@ -147,6 +147,9 @@ class World:
             return
         assert step.participants, step.title
         assert not self.state.reserved.intersection(step.objects)
+        started = {spec["node"] for item in step.participants.values() for spec in _starts(item)}
+        dark = step.participants.get(CONTROLLER, {"prepare": {"dark": {}}})["prepare"]["dark"]
+        assert set(dark) == {f"binding/{node}" for node in started}
         for name, operation in step.participants.items():
             schemas.check("controller-operation" if name == CONTROLLER else "agent-operation", operation)
             assert set(operation["stages"]) <= set(step.stages)
@@ -166,7 +169,7 @@ class World:
                 merged |= stage["changes"]
             assert operation["prepare"]["changes"] == merged
             return
-        for spec in (operation["prepare"] or {}).get("start", []):
+        for spec in _starts(operation):
             assert spec["node"] not in self.containers.setdefault(name, set()), "started twice"
             self.containers[name].add(spec["node"])
             self.files[spec["node"]] = spec["neighbours"]
@@ -189,6 +192,11 @@ class World:
         if stage == "stop":
             assert here.issuperset(work["nodes"])
             here.difference_update(work["nodes"])
+
+
+def _starts(operation: Mapping[str, Any]) -> list[Json]:
+    started: list[Json] = (operation["prepare"] or {}).get("start", [])
+    return started
 
 
 def check(world: World) -> None:

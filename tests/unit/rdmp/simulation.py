@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rdmp import coordinator as co
-from rdmp import participant_core as pc
+from rdmp import participant_table as pc
 from rdmp.limits import Limits
 from rdmp.messages import Commit, Done, Error, Inquire, Message, Prepare, Vote
 from rdmp.participant import Effect
+from rdmp.participant_core import ParticipantCore
 from rdmp.records import TxRecord
 
 COORDINATOR = "o1"
@@ -51,7 +52,7 @@ class Node:
 class ParticipantNode(Node):
     """A participant with its disk and its part of the world."""
 
-    core: pc.ParticipantCore = field(default_factory=lambda: pc.ParticipantCore((), pc.Meta(), LIMITS))
+    core: ParticipantCore = field(default_factory=lambda: ParticipantCore((), pc.Meta(), LIMITS))
     disk: dict[str, pc.Entry] = field(default_factory=dict)
     meta: pc.Meta = field(default_factory=pc.Meta)
     state: dict[str, Any] = field(default_factory=dict)
@@ -383,7 +384,7 @@ class World:
         else:
             participant = self.participants[name]
             participant.up = True
-            participant.core = pc.ParticipantCore(participant.disk.values(), participant.meta, LIMITS)
+            participant.core = ParticipantCore(participant.disk.values(), participant.meta, LIMITS)
             self._apply(participant, participant.core.start())
         for participant in self.participants.values():
             if name in (COORDINATOR, participant.name):

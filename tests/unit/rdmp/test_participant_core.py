@@ -11,11 +11,10 @@ import pytest
 from rdmp.limits import Limits
 from rdmp.messages import Abort, Aborted, Commit, Done, Error, Inquire, Message, Prepare, Vote
 from rdmp.participant import Effect
-from rdmp.participant_core import (
+from rdmp.participant_core import INQUIRE, INTERRUPTED, ParticipantCore
+from rdmp.participant_table import (
     BOUND,
     FINAL,
-    INQUIRE,
-    INTERRUPTED,
     TRANSITIONS,
     Announce,
     CancelRun,
@@ -24,7 +23,6 @@ from rdmp.participant_core import (
     Failed,
     Meta,
     Output,
-    ParticipantCore,
     Phase,
     Run,
     Send,
@@ -287,3 +285,14 @@ def test_doubt_is_told_but_decides_nothing() -> None:
     assert not sent(one.timer(INQUIRE, 0))
     durable(one, one.received("o1", Abort("t.1", 7, 1, 5)))
     assert not one.timer(INQUIRE, 0), "nothing is in doubt any more"
+
+
+def test_a_namesake_is_never_taken_for_what_it_is_not() -> None:
+    """After the store was set back an id may come again with another seq."""
+    one = core(entry(Phase.COMMITTED, done={"admit": {}, "names": {}}))
+    (vote,) = sent(one.received("o1", replace(PREPARE, seq=8)))
+    assert isinstance(vote, Vote) and vote.vote == "no" and "seq 7, not 8" in (vote.reason or "")
+    (error,) = sent(one.received("o1", Commit("t.1", 8, 1, "admit")))
+    assert isinstance(error, Error) and error.code == "conflicting_decision"
+    assert sent(one.received("o1", Abort("t.1", 8, 1, 5))) == [Aborted("t.1")]
+    assert one.status("t.1")["phase"] == "committed"

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A switch in memory behind the Channel interface; it can refuse, forget, and go away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
+from controller.compiler import Change, patched
+from controller.flows import TableSet
+
+
+class FakeSwitch(Channel):
+    """Holds a table set; ``writes`` are the changes that it was sent, ``refuse`` lets the next one fail."""
+
+    def __init__(self, datapath_id: int, tables: TableSet | None = None) -> None:
+        self.tables = tables or TableSet()
+        self.writes: list[tuple[Change, ...]] = []
+        self.reads: list[tuple[int, int]] = []
+        self.refuse: str | None = None
+        self.lose_next_write = False
+        self.foreign = 0
+        self.slow = asyncio.Event()
+        self.slow.set()
+        self._datapath_id = datapath_id
+        self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def datapath_id(self) -> int:
+        return self._datapath_id
+
+    @property
+    def address(self) -> str:
+        return f"fake {self._datapath_id}"
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        self._check()
+        await self.slow.wait()
+        if self.refuse is not None:
+            reason, self.refuse = self.refuse, None
+            raise ChannelError(reason)
+        self.writes.append(tuple(changes))
+        if self.lose_next_write:
+            self.lose_next_write = False
+        else:
+            self.tables = patched(self.tables, changes)
+
+    async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
+        self._check()
+        self.reads.append((cookie, mask))
+        found = [entry for entry in self.tables if entry.cookie & mask == cookie & mask]
+        return FlowReading(tuple(CountedEntry(entry, 3, 300, 1.5) for entry in found), self.foreign)
+
+    async def read_groups(self) -> GroupReading:
+        self._check()
+        return GroupReading(tuple(self.tables.groups.values()), 0)
+
+    def close(self, reason: str) -> None:
+        if not self._end.done():
+            self._end.set_result(reason)
+
+    async def closed(self) -> str:
+        return await asyncio.shield(self._end)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._end.done()
+
+    def _check(self) -> None:
+        if self._end.done():
+            raise ChannelError(f"{self.address}: {self._end.result()}")
