@@ -13,7 +13,7 @@ from rdmp.limits import Limits
 from rdmp.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Error, Hello, Message, Welcome
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.session import Origin, Session, SessionOwner
-from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity
+from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity, small_buffers
 
 BOOT = uuid.uuid4().hex
 """New at each start of the process."""
@@ -114,6 +114,7 @@ class Dialler(SessionOwner):
         elif context is None:
             await loop.create_connection(lambda: session, where.host, where.port)
         else:
+            small_buffers()
             await loop.create_connection(
                 lambda: session, where.host, where.port, ssl=context, server_hostname="",
                 ssl_handshake_timeout=self.limits.handshake_timeout, ssl_shutdown_timeout=1.0,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rdmp.limits import Limits
 from rdmp.session import Origin, Session
+from rdmp.tls import small_buffers
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024
@@ -45,6 +46,8 @@ class Listener:
         self._open: set[Session] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        if context is not None:
+            small_buffers()
         self._task = self._loop.create_task(self._accept(), name=f"rdmp listener {kind}")
 
     @property

@@ -36,8 +36,11 @@ CREATE TABLE IF NOT EXISTS event (
 """
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def _encode(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _encoder.encode(value)
 
 
 class SqliteStore(Store):
@@ -153,10 +156,10 @@ def _commit(connection: sqlite3.Connection, guard: Set | None, then: Sequence[Se
 
 
 def _set(connection: sqlite3.Connection, step: Set) -> Document | None:
-    found = _get(connection, step.key)
-    revision = found.revision if found else 0
+    row = connection.execute("SELECT revision FROM document WHERE key = ?", (step.key,)).fetchone()
+    revision = row[0] if row else 0
     if step.expect is not None and step.expect != revision:
-        raise Conflict(step.key, step.expect, found)
+        raise Conflict(step.key, step.expect, _get(connection, step.key))
     if step.value is None:
         connection.execute("DELETE FROM document WHERE key = ?", (step.key,))
         return None

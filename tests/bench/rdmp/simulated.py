@@ -13,7 +13,7 @@ from rdmp.frames import dump
 from rdmp.groupcommit import GroupCommit
 from rdmp.journal import Journal, Journalled
 from rdmp.participant import Effect, Participant, Transaction
-from rdmp.participant_core import Meta, Write
+from rdmp.participant_table import Meta, Write
 from rdmp.records import TxRecord
 from rdmp.rpc import ProgressSender, RpcError, RpcHandler
 from rdmp.tls import Identity
