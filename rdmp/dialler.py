@@ -11,9 +11,10 @@ from abc import abstractmethod
 from rdmp.endpoints import Endpoint
 from rdmp.limits import Limits
 from rdmp.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Error, Hello, Message, Welcome
+from rdmp.process import small_buffers
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.session import Origin, Session, SessionOwner
-from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity, small_buffers
+from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity
 
 BOOT = uuid.uuid4().hex
 """New at each start of the process."""
@@ -29,6 +30,7 @@ class Dialler(SessionOwner):
         self._tls = tls
         self._epoch = 0
         self._welcome: asyncio.Future[Welcome] | None = None
+        self._context: tuple[list[tuple[int, ...]], ssl.SSLContext] | None = None
 
     async def dial(self, epoch: int = 0) -> Session:
         """Connect and shake hands; ``epoch`` is the highest that was seen.
@@ -39,8 +41,7 @@ class Dialler(SessionOwner):
         self._epoch = epoch
         if self.endpoint.kind == "tls" and self._tls is None:
             raise ValueError(f"{self.endpoint} needs a certificate, a key and the CA")
-        # Read at each connection, so that a renewed certificate is used.
-        context = self._tls.client_context() if self._tls is not None and self.endpoint.kind == "tls" else None
+        context = self._client_context() if self.endpoint.kind == "tls" else None
         self._welcome = asyncio.get_running_loop().create_future()
         session = Session(self, self.limits, Origin(self.endpoint.kind, str(self.endpoint)))
         try:
@@ -105,6 +106,15 @@ class Dialler(SessionOwner):
     def _fail(self, error: RpcError) -> None:
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(error)
+
+    def _client_context(self) -> ssl.SSLContext:
+        """Return the context of our files, read again when one of them was renewed."""
+        assert self._tls is not None
+        files = [path.stat() for path in (self._tls.cert, self._tls.key, self._tls.ca)]
+        stamp = [(file.st_ino, file.st_mtime_ns, file.st_size, file.st_mode) for file in files]
+        if self._context is None or stamp != self._context[0]:
+            self._context = (stamp, self._tls.client_context())
+        return self._context[1]
 
     async def _connect(self, session: Session, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()

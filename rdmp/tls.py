@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 import ssl
 import stat
-from asyncio import sslproto
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 
-TLS_BUFFER_BYTES = 16384
 ROLES = ("orchestrator", "agent", "controller", "operator", "publisher", "switch")
 _URI = re.compile(r"odyssey://([A-Za-z0-9][A-Za-z0-9._-]*)/([a-z]+)/([A-Za-z0-9][A-Za-z0-9._:@-]*)")
 
@@ -71,15 +69,6 @@ class TlsFiles:
         except (ValueError, x509.ExtensionNotFound) as error:
             raise IdentityError(f"{self.cert} is no certificate with an odyssey:// name: {error}") from error
         return _one([str(uri) for uri in names.get_values_for_type(x509.UniformResourceIdentifier)])
-
-
-def small_buffers() -> None:
-    """Make asyncio's TLS connections of this process take less memory; to be called before they are made.
-
-    asyncio gives each a read buffer of 256 KiB (``asyncio.sslproto.SSLProtocol.max_size``), whatever it reads: 10,000
-    idle peers would take 3 GiB.  A TLS record has at most 16 KiB (RFC 8446, section 5.1), so this is enough for one.
-    """
-    sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
 def server_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:

@@ -15,6 +15,7 @@ from rdmp.endpoints import Endpoint
 from rdmp.groupcommit import GroupCommit
 from rdmp.journal import Journal
 from rdmp.limits import Limits
+from rdmp.process import collect_rarely
 from rdmp.runner import ParticipantRunner
 from rdmp.tls import Identity, TlsFiles
 from tests.bench.rdmp.simulated import CLUSTER, SharedJournal, Simulated
@@ -29,6 +30,7 @@ def tls_files(folder: Path, name: str) -> TlsFiles:
 async def main(settings: dict[str, Any]) -> None:
     """Run the agents until standard input ends."""
     raise_file_limit()
+    collect_rarely()
     logging.basicConfig(level=logging.ERROR)
     folder, pki = Path(settings["folder"]), Path(settings["pki"])
     names: list[str] = settings["names"]

@@ -17,6 +17,7 @@ from odyssey.state.sqlite import SqliteStore
 from odyssey.state.view import StateView
 from rdmp.hub import Hub
 from rdmp.limits import Limits
+from rdmp.process import collect_rarely
 from rdmp.records import TxProgress
 from rdmp.tls import TlsFiles
 from tests.bench.rdmp.simulated import Echo, record
@@ -122,6 +123,7 @@ def _difference(before: Json, after: Json) -> Json:
 async def main(settings: dict[str, Any]) -> None:
     """Serve until standard input ends."""
     raise_file_limit()
+    collect_rarely()
     logging.basicConfig(level=logging.ERROR)
     store = SqliteStore(Path(settings["folder"]))
     await store.open()

@@ -99,7 +99,11 @@ class SharedJournal(Journal):
 def _store(connection: sqlite3.Connection, participant: str, writes: Sequence[Write]) -> None:
     for write in writes:
         if (entry := write.entry) is not None:
-            connection.execute(_PUT, (participant, f"tx/{entry.id}", dump(asdict(entry) | {"phase": entry.phase.value})))
+            fields = [
+                entry.seq, entry.epoch, entry.phase.value, entry.operation, entry.deadline, entry.reason, entry.detail,
+                entry.stage, entry.done,
+            ]  # fmt: skip
+            connection.execute(_PUT, (participant, f"tx/{entry.id}", dump(fields)))
         for key, document in write.state.items():
             connection.execute(_PUT, (participant, f"state/{key}", dump(document)))
         if write.meta is not None:
