@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,10 @@ class NodeError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.detail = dict(detail or {})
+
+
+class HostUnreachable(NodeError):
+    """The host could not be asked: nothing is known of its nodes, which may run well."""
 
 
 class NodeHeld(NodeError):
@@ -136,5 +140,5 @@ class HostDriver(ABC):
         """Return the rest of the host's state."""
 
     @abstractmethod
-    def events(self) -> AsyncIterator[NodeEvent]:
+    def events(self) -> AsyncGenerator[NodeEvent, None]:
         """Yield what happens to nodes, for ever. After a gap comes one `lost-sight` without a node."""

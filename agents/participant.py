@@ -37,7 +37,7 @@ class AgentLimits:
     parallel_starts: int = 4
     parallel_restores: int = 4
     parallel_commands: int = 8
-    restore_interval: float = 5.0
+    restore_interval: float = 10.0
     stop_grace: float = 10.0
 
 
@@ -212,7 +212,7 @@ class AgentParticipant(Participant):
                         degraded = f"node {name} did not stand as it was prepared: {'; '.join(actions)}"
                 except NodeError as error:
                     degraded = f"node {name}: {error.reason}"
-                    self.restorer.wake()
+                    self.restorer.wake(name)
             self._table.commit(node)
         return _Done({NODE_PREFIX + name: node.to_document()}, degraded)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The restoring loop: keep what is committed true, without any transaction and also without an orchestrator.
 
-It runs at the start, every `interval` seconds, and whenever a committed node's container ended. It looks at committed
+It runs at the start, every `interval` seconds, and for one node whenever a container of it ended. It looks at committed
 nodes, and at what came of an aborted transaction after its abort; nodes of undecided transactions are left as they are,
 and nothing is ever removed for being unknown.
 """
@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from agents.driver import HostDriver, NodeError, NodeEvent
+from agents.driver import HostDriver, HostUnreachable, NodeError, NodeEvent
 from agents.table import NodeTable, Seen
 
+_ALL = ""
 SETTLE_SECONDS = 1.0  # after a container ended: the engine's own restart comes first
 
 Publish = Callable[[str, Mapping[str, Any]], Awaitable[None]]
@@ -47,18 +48,28 @@ class Restorer:
         self._interval = interval
         self._parallel = asyncio.Semaphore(parallel)
         self._wake = asyncio.Event()
+        self._due: set[str] = set()
 
     async def run(self) -> None:
         """Restore for ever; run it as a task."""
+        loop = asyncio.get_running_loop()
+        full = loop.time()  # when all are to be looked at next
         while True:
             self._wake.clear()
-            await self.restore()
+            due, self._due = self._due, set()
+            if _ALL in due or loop.time() >= full:
+                await self.restore()
+                full = loop.time() + self._interval
+            else:
+                await self._each(sorted(due))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._interval)
-                await asyncio.sleep(SETTLE_SECONDS)
+                async with asyncio.timeout_at(full):
+                    await self._wake.wait()
+                    await asyncio.sleep(SETTLE_SECONDS)
 
-    def wake(self) -> None:
-        """Make the next round come now."""
+    def wake(self, node: str | None = None) -> None:
+        """Have one node, or all, looked at now."""
+        self._due.add(_ALL if node is None else node)
         self._wake.set()
 
     async def restore(self) -> None:
@@ -67,7 +78,10 @@ class Restorer:
             await self._sweep()
         except NodeError as error:
             _log.warning("late traces of aborted transactions cannot be looked for: %s", error.reason)
-        await asyncio.gather(*(self._node(name) for name in self._table.names()))
+        await self._each(self._table.names())
+
+    async def _each(self, names: Sequence[str]) -> None:
+        await asyncio.gather(*(self._node(name) for name in names))
 
     async def _node(self, name: str) -> None:
         async with self._parallel, self._table.locked(name):
@@ -78,6 +92,10 @@ class Restorer:
             try:
                 actions = await self._driver.keep(node.spec, node.tx)
                 probe = await self._driver.probe(node.spec)
+            except HostUnreachable as error:
+                self._table.saw(name, Seen(faults=(error.reason,)))
+                _log.warning("node %s cannot be looked at: %s", name, error.reason)
+                return
             except NodeError as error:
                 self._table.saw(name, Seen(healthy=False, faults=(error.reason,)))
                 if before.faults != (error.reason,):
@@ -92,16 +110,17 @@ class Restorer:
     async def follow(self) -> None:
         """Follow the host's events for ever; run it as a task."""
         died: set[str] = set()
-        async for event in self._driver.events():
-            if event.kind == "lost-sight":
-                self.wake()
-            elif self._table.wanted(event.node) is not None:
-                await self._happened(event, died)
+        async with contextlib.aclosing(self._driver.events()) as events:
+            async for event in events:
+                if event.kind == "lost-sight":
+                    self.wake()
+                elif self._table.wanted(event.node) is not None:
+                    await self._happened(event, died)
 
     async def _happened(self, event: NodeEvent, died: set[str]) -> None:
         data = {"node": event.node, "host": self._host}
         if event.kind == "died":
-            self.wake()
+            self.wake(event.node)
             if not event.sandbox:
                 died.add(event.node)
                 _log.warning("node %s ended with exit code %d", event.node, event.exit_code)

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from odyssey.api.handler import Api, Service
 from odyssey.api.queries import Queries
 from odyssey.api.roles import roles_from_documents
 from odyssey.config import Config, ConfigError, load
-from odyssey.notify import notify
 from odyssey.orchestrator.calls import CallBook
 from odyssey.orchestrator.engine import Engine
 from odyssey.orchestrator.questions import Questions
@@ -35,7 +33,9 @@ from odyssey.state.tokens import StoredTokens
 from odyssey.state.view import StateView
 from rdmp.hub import Hub
 from rdmp.limits import Limits
+from rdmp.process import notify, stop_signal
 from rdmp.tls import Identity, server_context
+from rdmp.tuning import collect_rarely
 
 _log = logging.getLogger("odysseyd")
 EXIT_CONFIG = 78
@@ -51,6 +51,7 @@ def main() -> None:
     try:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        collect_rarely()
         asyncio.run(_run(config))
     except (ConfigError, StoreError, CaError, ValueError) as error:
         print(f"odysseyd: {error}", file=sys.stderr)
@@ -58,10 +59,7 @@ def main() -> None:
 
 
 async def _run(config: Config) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signal()
     async with running(config):
         notify("READY=1")
         _log.info("ready; %s", config.unix_socket)

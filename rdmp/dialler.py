@@ -11,7 +11,7 @@ from abc import abstractmethod
 from rdmp.endpoints import Endpoint
 from rdmp.limits import Limits
 from rdmp.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Error, Hello, Message, Welcome
-from rdmp.process import small_buffers
+from rdmp.tuning import small_buffers
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.session import Origin, Session, SessionOwner
 from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity

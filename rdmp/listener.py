@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rdmp.limits import Limits
-from rdmp.process import small_buffers
+from rdmp.tuning import small_buffers
 from rdmp.session import Origin, Session
 
 _log = logging.getLogger(__name__)

@@ -1,28 +1,55 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Settings of a whole process that has thousands of connections."""
+"""What every daemon that speaks RDMP needs of the operating system: a stop signal, one folder, a word to systemd."""
 
 from __future__ import annotations
 
-import gc
-from asyncio import sslproto
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
 
-TLS_BUFFER_BYTES = 16384
-COLLECT = (50_000, 50, 100)
+
+class FolderHeldError(Exception):
+    """Another process works on the folder."""
 
 
-def small_buffers() -> None:
-    """Make asyncio's TLS connections take less memory; called by whoever is about to make one.
+def stop_signal() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets; to be called in the event loop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
-    asyncio gives each a read buffer of 256 KiB (``asyncio.sslproto.SSLProtocol.max_size``), whatever it reads: 10,000
-    idle peers would take 3 GiB.  A TLS record has at most 16 KiB (RFC 8446, section 5.1), so this is enough for one.
+
+@contextlib.contextmanager
+def only_one(folder: Path, what: str) -> Iterator[None]:
+    """Hold a state folder: two processes with one journal would undo each other's work.  Raises FolderHeldError.
+
+    ``what`` names the daemon for the error, for example ``agent``.
     """
-    sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderHeldError(f"another {what} holds {folder}; stop it first") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def collect_rarely() -> None:
-    """Search for garbage cycles less often; a program that serves many connections calls it once.
-
-    Each connection is some sixty objects that live long, and messages leave few cycles. With Python's own thresholds
-    (700, 10, 10) the collector walks all of them again and again: a third of the processor time of 4,000 peers.
-    """
-    gc.set_threshold(*COLLECT)
+def notify(state: str) -> None:
+    """Tell the service manager, for example ``READY=1`` (sd_notify(3)); nothing where there is none."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.connect(address)
+        sender.sendall(state.encode())

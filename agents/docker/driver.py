@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,13 +16,18 @@ from agents.docker.engine import Engine, EngineError
 from agents.docker.events import EventStream
 from agents.docker.node import NodeContainers, together
 from agents.docker.pool import Pool
-from agents.driver import HostDriver, HostFacts, NodeError, NodeEvent, NodeFacts, NodeHeld, NodeState
+from agents.driver import HostDriver, HostFacts, HostUnreachable, NodeError, NodeEvent, NodeFacts, NodeHeld, NodeState
 from agents.files import NodeFiles
 from agents.health import Probe, probe
+from agents.namespace import in_thread
 from agents.network import Network, NetworkError
 from agents.secrets import SecretError, Secrets
 from agents.spec import NodeSpec
 
+_LIVE_RESTORE = (
+    "the Docker engine of this host ends its containers when it is restarted, but nodes must outlive that;"
+    ' set "live-restore": true in /etc/docker/daemon.json and reload the engine'
+)
 _RUNNING = ("running", "paused", "restarting")
 
 P = ParamSpec("P")
@@ -38,7 +43,8 @@ def _for_people(method: _Method[P, R]) -> _Method[P, R]:
         try:
             return await method(*args, **kwargs)
         except (EngineError, NetworkError, SecretError) as error:
-            raise NodeError(str(error)) from error
+            unreachable = isinstance(error, EngineError) and error.unreachable
+            raise (HostUnreachable if unreachable else NodeError)(str(error)) from error
         except OSError as error:
             raise NodeError(f"{error.filename or 'the host'}: {error.strerror or error}") from error
 
@@ -70,7 +76,7 @@ class DockerDriver(HostDriver):
             engine, owner, self._pool, self._files, secrets, self._network, policy or Policy(), stop_grace
         )
         self._listened: dict[str, frozenset[int]] = {}
-        self._version: Mapping[str, Any] | None = None
+        self._live_restore = False
 
     @_for_people
     async def open(self) -> None:
@@ -85,6 +91,10 @@ class DockerDriver(HostDriver):
     @_for_people
     async def check(self, specs: Sequence[NodeSpec]) -> Sequence[str]:
         nics = await self._network.host_nics()
+        if not self._live_restore:
+            self._live_restore = bool((await self._engine.info()).get("LiveRestoreEnabled"))
+        if not self._live_restore:
+            return (_LIVE_RESTORE,)
         reasons = [reason for spec in specs for reason in attachment.nic_reasons(spec.attachment, nics)]
         reasons += [reason for spec in specs for reason in await asyncio.to_thread(self._secrets.reasons, spec.secrets)]
         wanted = dict.fromkeys((spec.image, spec.image_id) for spec in specs)
@@ -118,16 +128,14 @@ class DockerDriver(HostDriver):
                 f" look at it with: odysseyctl tx show {claim.tx}"
             )
         if claim is not None:
-            await self._containers.mend(spec, tx)
+            await self._containers.mend(spec, tx, come_back=False)
             return (await self.nodes())[spec.node]
         workload, sandbox = await self._containers.create(spec, tx)
         return NodeFacts("running", workload, sandbox, spec.image_id, tx)
 
     @_for_people
     async def keep(self, spec: NodeSpec, tx: str) -> Sequence[str]:
-        actions = await self._containers.mend(spec, tx)
-        await self._containers.come_back(spec.node)
-        return actions
+        return await self._containers.mend(spec, tx, come_back=True)
 
     @_for_people
     async def ended(self, node: str) -> str | None:
@@ -171,7 +179,7 @@ class DockerDriver(HostDriver):
     async def neighbours(self, spec: NodeSpec) -> None:
         if await asyncio.to_thread(self._files.claimed, spec.node) is None:
             raise NodeError(f"node {spec.node} is not on this host")
-        newest = await asyncio.to_thread(self._files.write_neighbours, spec.node, spec.neighbours)
+        newest = await in_thread(self._files.write_neighbours, spec.node, spec.neighbours)
         if not newest or spec.on_change is None:
             return
         if (how := await self.ended(spec.node)) is not None:
@@ -219,16 +227,11 @@ class DockerDriver(HostDriver):
 
     @_for_people
     async def describe(self) -> HostFacts:
-        if self._version is None:
-            version, info = await together(self._engine.version(), self._engine.info())
-            self._version = {
-                "version": version["Version"],
-                "apiVersion": version["ApiVersion"],
-                "liveRestore": bool(info.get("LiveRestoreEnabled")),
-            }
-        return HostFacts(images=await self._engine.images(), pool=len(self._pool), engine=self._version)
+        info, images = await together(self._engine.info(), self._engine.images())
+        engine = {"version": info["ServerVersion"], "liveRestore": bool(info.get("LiveRestoreEnabled"))}
+        return HostFacts(images=images, pool=len(self._pool), engine=engine)
 
-    def events(self) -> AsyncIterator[NodeEvent]:
+    def events(self) -> AsyncGenerator[NodeEvent, None]:
         return EventStream(self._engine, self._owner).events()
 
 

@@ -35,11 +35,12 @@ EXEC_PAUSE = 0.01  # seconds between two looks at a command that has closed its 
 
 
 class EngineError(Exception):
-    """The engine refused or failed; `status` is the HTTP status, None when it could not be asked."""
+    """The engine refused or failed; `status` is its HTTP status where it gave one."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, *, unreachable: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.unreachable = unreachable
 
     @property
     def missing(self) -> bool:
@@ -111,11 +112,6 @@ class Engine:
             if self._client is None:
                 self._client = self.new_client()
             return self._client
-
-    async def version(self) -> Mapping[str, Any]:
-        """Return the engine's version document."""
-        result: Mapping[str, Any] = await self.run("ask for the version", lambda client: client.version())
-        return result
 
     async def info(self) -> Mapping[str, Any]:
         """Return the engine's information document."""
@@ -339,6 +335,6 @@ def _translated(call: Callable[[], T], what: str) -> T:
     except docker.errors.APIError as error:
         raise EngineError(f"cannot {what}: {error.explanation or error}", error.status_code) from error
     except requests.exceptions.Timeout as error:
-        raise EngineError(f"cannot {what}: the engine did not answer in time") from error
+        raise EngineError(f"cannot {what}: the engine did not answer in time", unreachable=True) from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
-        raise EngineError(f"cannot {what}: {error}") from error
+        raise EngineError(f"cannot {what}: {error}", unreachable=True) from error

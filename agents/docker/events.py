@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import docker.errors
@@ -54,7 +54,7 @@ class EventStream:
         self._stream: Any = None
         self._lock = threading.Lock()
 
-    async def events(self) -> AsyncIterator[NodeEvent]:
+    async def events(self) -> AsyncGenerator[NodeEvent, None]:
         """Yield events for ever; after each gap, and at the start, one `lost-sight`."""
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._read, args=(loop,), name="docker-events", daemon=True).start()

@@ -28,7 +28,7 @@ from agents.docker.engine import Engine, EngineError
 from agents.docker.pool import Pool, Sandbox
 from agents.driver import NodeError
 from agents.files import Claim, NodeFiles
-from agents.namespace import Namespace, NamespaceGone
+from agents.namespace import Namespace, NamespaceGone, in_thread
 from agents.network import Network
 from agents.secrets import Secrets
 from agents.spec import NodeSpec
@@ -100,65 +100,102 @@ class NodeContainers:
         finally:
             self._pool.release()
 
-    async def mend(self, spec: NodeSpec, tx: str) -> list[str]:
-        """Bring a node into order, touching only what is wrong; returns what was done, for people."""
+    async def mend(self, spec: NodeSpec, tx: str, *, come_back: bool) -> list[str]:
+        """Bring a node into order, touching only what is wrong; returns what was done, for people.
+
+        With `come_back` the engine restarts both containers by itself from now on.
+        """
         actions: list[str] = []
-        paths = await self._place(spec, Claim(spec.node, tx))
-        sandbox = await self._mend_sandbox(spec.node, tx, actions)
-        workload = await self.find(spec.node)
+        await in_thread(self._claim_and_write, spec, Claim(spec.node, tx))
+        workload, sandbox = await together(self.find(spec.node), self.find(sandbox_name(spec.node)))
+        if workload is not None and workload.tx != tx:
+            raise await self._in_use(spec.node)
+        sandbox = await self._mend_sandbox(spec.node, tx, sandbox, actions)
         with self.open_namespace(sandbox) as namespace:
             if workload is not None:
                 workload = await self._leave_other_network(workload, sandbox, namespace, actions)
             nics = await self._network.host_nics()
             actions += await self._network.mend(spec.attachment, namespace, nics)
-            if workload is None:
-                await self._create_workload(spec, tx, sandbox.id, paths)
-                await self._engine.start(spec.node)
-                actions.append("made the workload")
-            elif workload.status not in _ALIVE:
-                await self._engine.start(workload.id)
-                actions.append(f"started the workload, which was {workload.status} ({workload.exit_code})")
+        workload = await self._mend_workload(spec, tx, workload, sandbox, actions)
+        if come_back:
+            both = [one.id for one in (workload, sandbox) if one.restart_policy != RESTART_COMMITTED]
+            await together(*(self._engine.set_restart(identity, RESTART_COMMITTED) for identity in both))
         return actions
 
-    async def come_back(self, node: str) -> None:
-        """Have the engine restart both containers by itself from now on."""
-        names = (node, sandbox_name(node))
-        found = await together(*(self.find(name) for name in names))
-        changed = [one.id for one in found if one is not None and one.restart_policy != RESTART_COMMITTED]
-        await together(*(self._engine.set_restart(identity, RESTART_COMMITTED) for identity in changed))
+    async def _mend_sandbox(self, node: str, tx: str, found: Container | None, actions: list[str]) -> Container:
+        if found is not None and found.running:
+            return found
+        if found is None:
+            await self._get_sandbox(node, tx, None)
+            actions.append(f"made the {SANDBOX}")
+        else:
+            await self._engine.start(found.id)
+            actions.append(f"started the {SANDBOX}, which was {found.status}")
+        found = await self.find(sandbox_name(node))
+        if found is None or not found.running:
+            why = "it has gone" if found is None else found.error or f"it is {found.status}"
+            raise NodeError(f"{sandbox_name(node)} does not run: {why}")
+        return found
+
+    async def _mend_workload(
+        self, spec: NodeSpec, tx: str, found: Container | None, sandbox: Container, actions: list[str]
+    ) -> Container:
+        if found is not None and found.status in _ALIVE:
+            return found
+        paths = await self._place(spec, Claim(spec.node, tx))
+        if found is None:
+            await self._create_workload(spec, tx, sandbox.id, paths)
+            actions.append(f"made the {WORKLOAD}")
+        else:
+            actions.append(f"started the {WORKLOAD}, which was {found.status} ({found.exit_code})")
+        await self._engine.start(spec.node)
+        found = await self.find(spec.node)
+        if found is None:
+            raise NodeError(f"container {spec.node} has gone while it was being started")
+        return found
 
     async def discard(self, spec: NodeSpec, tx: str) -> None:
         """Remove what an aborted transaction made of a node; what another transaction made stays."""
         node = spec.node
         claim = await asyncio.to_thread(self._files.claimed, node)
         workload, sandbox = await together(self._ours(node), self._ours(sandbox_name(node)))
-        if workload is not None and workload.tx != tx:
-            return
+        unclaimed = claim is None and (workload is None or workload.tx == tx)
         taken = claim.sandbox if claim is not None and claim.tx == tx else None
-        if sandbox is not None and sandbox.tx != tx and sandbox.id != taken:
-            return
-        if sandbox is None and taken is not None:
-            # Reserved but not renamed; a rename that was under way in a crash must not come true later.
+        if sandbox is None and taken is not None and self._pool.withdraw(taken):
+            # Reserved in an earlier run and not renamed; a rename that was under way must not come true later.
             reserved = await self._ours(taken)
             sandbox = reserved if reserved is not None and reserved.name.startswith(POOL_PREFIX) else None
-        await together(*(self._engine.remove(one.id) for one in (workload, sandbox) if one is not None))
+        mine = [one for one in (workload, sandbox) if one is not None and (one.tx == tx or one.id == taken)]
+        await self._unplug(next((one for one in mine if one is sandbox), None))
+        await together(*(self._engine.remove(one.id) for one in mine))
         if spec.volume is not None:
             await self._remove_volume(spec.volume.name, tx)
         # Without a claim the folder was left by a crash before the claim was written, or after it was removed.
-        if claim is None or claim.tx == tx:
+        if unclaimed or (claim is not None and claim.tx == tx):
             await self._forget(node)
 
     async def remove(self, node: str) -> None:
-        """Stop and remove a node whose removal is decided. Raises NodeError if its name is somebody else's."""
-        workload = await self.find(node)
+        """Stop and remove a node whose removal is decided; what is not ours is not the node."""
+        workload, sandbox = await together(self._ours(node), self._ours(sandbox_name(node)))
         if workload is not None:
             if workload.status in _ALIVE:
                 await self._engine.stop(workload.id, self._grace)
             await self._engine.remove(workload.id)
-        sandbox = await self.find(sandbox_name(node))
         if sandbox is not None:
+            await self._unplug(sandbox)
             await self._engine.remove(sandbox.id)
         await self._forget(node)
+
+    async def _unplug(self, sandbox: Container | None) -> None:
+        """Take the NICs out of a sandbox that is about to be removed; one that does not run has none to take."""
+        if sandbox is None or sandbox.status not in _ALIVE:
+            return
+        try:
+            namespace = Namespace.of_container(sandbox.pid, sandbox.id)
+        except NamespaceGone:
+            return  # it ended in this moment
+        with namespace:
+            await self._network.detach(namespace)
 
     async def _remove_volume(self, name: str, tx: str) -> None:
         volume = await self._engine.volume(name)
@@ -171,14 +208,18 @@ class NodeContainers:
         found = None if document is None else Container.parse(document)
         return found if found is not None and self._owner.owns(found.labels) else None
 
-    async def _place(self, spec: NodeSpec, claim: Claim) -> Paths:
+    def _claim_and_write(self, spec: NodeSpec, claim: Claim) -> None:
         """Write the node's files; the claim comes first, so that whatever follows can be traced to its transaction."""
+        standing = self._files.claimed(spec.node)
+        if standing is None or standing.tx != claim.tx:
+            self._files.claim(claim)
+        self._files.write(spec)
+
+    async def _place(self, spec: NodeSpec, claim: Claim) -> Paths:
+        """Write everything that a workload needs to start."""
 
         def place() -> Paths:
-            standing = self._files.claimed(spec.node)
-            if standing is None or standing.tx != claim.tx:
-                self._files.claim(claim)
-            self._files.write(spec)
+            self._claim_and_write(spec, claim)
             return Paths(
                 run=self._files.run_folder(spec.node),
                 hosts=self._files.hosts_file(spec.node),
@@ -186,14 +227,14 @@ class NodeContainers:
                 secrets=self._secrets.place(spec.node, spec.secrets) if spec.secrets else {},
             )
 
-        return await asyncio.to_thread(place)
+        return await in_thread(place)
 
     async def _forget(self, node: str) -> None:
         def forget() -> None:
             self._secrets.remove(node)
             self._files.remove(node)
 
-        await asyncio.to_thread(forget)
+        await in_thread(forget)
 
     async def _get_sandbox(self, node: str, tx: str, reserved: Sandbox | None) -> Sandbox:
         try:
@@ -229,22 +270,8 @@ class NodeContainers:
             f" this agent knows explains it; look at it and remove it with: docker rm -f {name}"
         )
 
-    async def _mend_sandbox(self, node: str, tx: str, actions: list[str]) -> Sandbox:
-        found = await self.find(sandbox_name(node))
-        if found is None:
-            actions.append(f"made the {SANDBOX}")
-            return await self._get_sandbox(node, tx, None)
-        if not found.running:
-            await self._engine.start(found.id)
-            actions.append(f"started the {SANDBOX}, which was {found.status}")
-            found = await self.find(sandbox_name(node))
-        if found is None or not found.running:
-            why = "it has gone" if found is None else found.error or f"it is {found.status}"
-            raise NodeError(f"{sandbox_name(node)} does not run: {why}")
-        return Sandbox(found.id, found.pid)
-
     async def _leave_other_network(
-        self, workload: Container, sandbox: Sandbox, namespace: Namespace, actions: list[str]
+        self, workload: Container, sandbox: Container, namespace: Namespace, actions: list[str]
     ) -> Container | None:
         """Stop or remove a workload that lives in another network namespace than its sandbox.
 

@@ -50,6 +50,8 @@ class Pool:
         self._owner = owner
         self._size = size
         self._ready: deque[Sandbox] = deque()
+        self._reserved: set[str] = set()
+        self._withdrawn: set[str] = set()
         self._wanted = asyncio.Event()
         self._users = 0
         self._image = asyncio.Lock()
@@ -82,16 +84,29 @@ class Pool:
         if not found.running:
             await self._engine.start(identity)
             found = await self._inspect(identity)
-        if found is not None and found.running:
+        if found is not None and found.running and found.id not in self._withdrawn:
             self._ready.append(Sandbox(found.id, found.pid))
 
     def reserve(self) -> Sandbox | None:
         """Take a sandbox out of the pool, None if it is empty; `name` gives it to its node."""
-        return self._ready.popleft() if self._ready else None
+        if not self._ready:
+            return None
+        sandbox = self._ready.popleft()
+        self._reserved.add(sandbox.id)
+        return sandbox
 
     def give_back(self, sandbox: Sandbox) -> None:
         """Return a reserved sandbox that was not named."""
+        self._reserved.discard(sandbox.id)
         self._ready.append(sandbox)
+
+    def withdraw(self, identity: str) -> bool:
+        """See to it that no node gets a sandbox from now on; False if one is getting it just now."""
+        if identity in self._reserved:
+            return False
+        self._withdrawn.add(identity)
+        self._ready = deque(sandbox for sandbox in self._ready if sandbox.id != identity)
+        return True
 
     async def name(self, sandbox: Sandbox, node: str) -> Sandbox:
         """Give a reserved sandbox its node's name; returns it, started again if it has ended in the pool.
@@ -104,6 +119,8 @@ class Pool:
             if not error.missing:
                 self.give_back(sandbox)
             raise
+        finally:
+            self._reserved.discard(sandbox.id)
         return await self._revive(sandbox)
 
     async def make(self, node: str, tx: str) -> Sandbox:

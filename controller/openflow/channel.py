@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -183,67 +183,74 @@ class OpenFlowChannel(Channel):
         if not await self._loop.run_in_executor(self._sender, work):
             raise ChannelError(f"{self._label}: the connection ended")
 
-    async def _ask(self, message: Any, seconds: float, before: Sequence[Any] = ()) -> list[Any]:
-        """Send messages and wait for the answer to the last one."""
-        xid = self._new_xid()
-        message.set_xid(xid)
-        request = self._requests[xid] = _Request(self._loop.create_future())
+    async def _ask(self, questions: Sequence[Any], seconds: float, before: Sequence[Any] = ()) -> list[list[Any]]:
+        """Send messages that have no answer, then questions; wait for the answer to each question."""
+        asked = {}
+        for question in questions:
+            xid = self._new_xid()
+            question.set_xid(xid)
+            asked[xid] = self._requests[xid] = _Request(self._loop.create_future())
+        futures = [request.future for request in asked.values()]
         try:
             async with asyncio.timeout(seconds):
-                await self._transmit((*before, message))
-                return await request.future
+                await self._transmit((*before, *questions))
+                return [await future for future in futures]
         except TimeoutError:
-            raise ChannelError(f"{self._label}: no answer within {seconds:g} s to {type(message).__name__}") from None
+            names = ", ".join(type(question).__name__ for question in questions)
+            raise ChannelError(f"{self._label}: no answer within {seconds:g} s to {names}") from None
         finally:
-            self._requests.pop(xid, None)
-            if request.future.done() and not request.future.cancelled():
-                request.future.exception()  # it is raised above, or nobody waits for it any more
+            for xid in asked:
+                self._requests.pop(xid, None)
+            for future in futures:
+                if future.done() and not future.cancelled():
+                    future.exception()  # the first is raised above, nobody waits for the others
 
     async def apply(self, changes: Sequence[Change]) -> None:
         bundle = next(self._bundles)
         seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
-        await self._ask(self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST), ANSWER_SECONDS)
-        adds = {}
+        opens = self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST)
+        opens.set_xid(self._new_xid())
+        adds, sent = [], {}
         for change in changes:
             inner = encode_change(self._datapath, change)
             message = _P.ONFBundleAddMsg(self._datapath, bundle, _BUNDLE_FLAGS, inner, [])
             message.set_xid(self._new_xid())
-            adds[message.xid] = (change, message)
+            adds.append(message)
+            sent[message.xid] = change
+        self._refusals.clear()
         # A message that cannot be added is refused alone, and a commit would make the others: ask for refusals first.
         try:
-            await self._ask(_P.OFPBarrierRequest(self._datapath), seconds, [message for _, message in adds.values()])
-            self._raise_refusals({xid: change for xid, (change, _) in adds.items()})
+            await self._ask([_P.OFPBarrierRequest(self._datapath)], seconds, [opens, *adds])
+            self._raise_refusals(sent)
         except ChannelError:
             with contextlib.suppress(ChannelError):
-                await self._ask(self._bundle(bundle, _O.ONF_BCT_DISCARD_REQUEST), ANSWER_SECONDS)
+                await self._ask([self._bundle(bundle, _O.ONF_BCT_DISCARD_REQUEST)], ANSWER_SECONDS)
             raise
         try:
-            await self._ask(self._bundle(bundle, _O.ONF_BCT_COMMIT_REQUEST), seconds)
+            commits = self._bundle(bundle, _O.ONF_BCT_COMMIT_REQUEST)
+            await self._ask([commits, _P.OFPBarrierRequest(self._datapath)], seconds)
         except ChannelError:
-            self._raise_refusals({xid: change for xid, (change, _) in adds.items()})
+            self._raise_refusals(sent)
             raise
-        await self._ask(_P.OFPBarrierRequest(self._datapath), seconds)
 
     def _bundle(self, number: int, step: int) -> Any:
         return _P.ONFBundleCtrlMsg(self._datapath, number, step, _BUNDLE_FLAGS, [])
 
-    def _raise_refusals(self, sent: dict[int, Change]) -> None:
-        refused = {xid: self._refusals.pop(xid) for xid in list(self._refusals) if xid in sent}
-        self._refusals.clear()
+    def _raise_refusals(self, sent: Mapping[int, Change]) -> None:
+        refused, self._refusals = self._refusals, {}
         for xid, message in refused.items():
-            change = sent[xid]
-            what = texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
-            raise ChannelError(
-                f"{self._label}: {len(refused)} of {len(sent)} changes refused, the first ({change.op}): "
-                f"{_error_text(message)}: {what}"
-            )
+            change = sent.get(xid)
+            what = "the bundle" if change is None else _change_text(change)
+            count = f"{len(refused)} of {len(sent)} changes refused"
+            raise ChannelError(f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
 
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         request = _P.OFPFlowStatsRequest(
             self._datapath, 0, _O.OFPTT_ALL, _O.OFPP_ANY, _O.OFPG_ANY, cookie, mask, _P.OFPMatch()
         )
         found, foreign = [], 0
-        for part in await self._ask(request, READ_SECONDS):
+        [parts] = await self._ask([request], READ_SECONDS)
+        for part in parts:
             for raw in part.body:
                 entry = decode_flow(raw) if is_ours(raw.cookie) else None
                 if entry is None:
@@ -255,7 +262,8 @@ class OpenFlowChannel(Channel):
 
     async def read_groups(self) -> GroupReading:
         found, foreign = [], 0
-        for part in await self._ask(_P.OFPGroupDescStatsRequest(self._datapath, 0), READ_SECONDS):
+        [parts] = await self._ask([_P.OFPGroupDescStatsRequest(self._datapath, 0)], READ_SECONDS)
+        for part in parts:
             for raw in part.body:
                 group = decode_group(raw) if is_our_group(raw.group_id) else None
                 if group is None:
@@ -275,6 +283,11 @@ def _chunks(messages: Sequence[Any]) -> Iterator[bytearray]:
             chunk = bytearray()
     if chunk:
         yield chunk
+
+
+def _change_text(change: Change) -> str:
+    text = texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
+    return f"({change.op}) {text}"
 
 
 def _error_text(message: Any) -> str:

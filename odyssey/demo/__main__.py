@@ -52,6 +52,8 @@ def _show(demonstration: Demonstration) -> Report:
     if report.failure:
         shown.say(f"It stopped at: {report.failure}")
         shown.say(f"Logs: {demonstration.lab.settings.directory}/*/*.log")
+    elif report.findings:
+        shown.say(f"Found {len(report.findings)} things that should not be: they stand under the steps above.")
     seconds = report.seconds
     verdict = "All of it held" if report.ok else "NOT all of it held"
     shown.say(

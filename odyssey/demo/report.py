@@ -85,7 +85,10 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that the demonstration found. A part that was not reached is None, and so not true."""
+    """Everything that the demonstration found. A part that was not reached is None, and so not true.
+
+    `findings` is whatever a step found that should not be; any of them makes the result not ok.
+    """
 
     nodes_expected: int = 0
     nodes_serving: int = 0
@@ -96,12 +99,12 @@ class Report:
     transactions: Transactions | None = None
     seconds: Seconds = field(default_factory=Seconds)
     failure: str | None = None
-    left_behind: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Did all of it hold?"""
-        return self.failure is None and all(truth.holds for truth in self.truths())
+        return self.failure is None and not self.findings and all(truth.holds for truth in self.truths())
 
     def truths(self) -> tuple[Truth, ...]:
         """The table at the end of the demonstration."""
@@ -217,5 +220,6 @@ class Report:
             "truths": [
                 {"name": truth.name, "holds": truth.holds, "evidence": truth.evidence} for truth in self.truths()
             ],
+            "findings": list(self.findings),
             "failure": self.failure,
         }

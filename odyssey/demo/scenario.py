@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,6 +102,12 @@ class Demonstration:
                 await self._step(screen, step)
         except Stopped as stopped:
             self.report = replace(self.report, failure=str(stopped))
+        except asyncio.CancelledError:  # Ctrl-C: what is up is still taken down
+            screen.end("", ("interrupted",))
+            self.report = replace(self.report, failure="interrupted")
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
         finally:
             await self._end_load()
         if not self.options.keep:
@@ -116,6 +123,7 @@ class Demonstration:
             text = f"{step.title}: {error or type(error).__name__}"
             screen.end("", (str(error) or type(error).__name__, f"logs: {self.lab.settings.directory}/*/*.log"))
             raise Stopped(text) from error
+        self.report = replace(self.report, findings=(*self.report.findings, *outcome.findings))
         screen.end(outcome.text, _few(outcome.findings))
 
     async def _step_down(self, screen: Screen) -> None:
@@ -286,7 +294,8 @@ class Demonstration:
     async def teardown(self) -> Outcome:
         """Take everything down; images and logs stay."""
         await asyncio.to_thread(self.lab.down, wipe=False, progress=self.note)
-        return Outcome(f"images stay cached, logs stay in {self.lab.settings.directory}")
+        left = (*left_namespaces(self.lab), *left_processes(self.lab))
+        return Outcome(f"images stay cached, logs stay in {self.lab.settings.directory}", left)
 
     async def _end_load(self) -> None:
         if self._load is not None:
@@ -295,6 +304,24 @@ class Demonstration:
     def _seconds(self, **values: float) -> float:
         self.report = replace(self.report, seconds=replace(self.report.seconds, **values))
         return next(iter(values.values()))
+
+
+def left_namespaces(lab: Lab) -> tuple[str, ...]:
+    """Network namespaces of the lab that are still there."""
+    names = (*lab.settings.hosts, *lab.settings.switches, "mgmt", "edge")
+    return tuple(f"namespace {lab.netns(name)} is left" for name in names if lab.netns(name).exists())
+
+
+def left_processes(lab: Lab) -> tuple[str, ...]:
+    """Processes that work in the lab's directory and are still there."""
+    mark, found = f"{lab.settings.directory}/", []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if mark in line:
+                    found.append(f"process {entry.name} is left: {line[:100]}")
+    return tuple(found)
 
 
 async def serving_nodes(world: World, stations: Sequence[Station]) -> tuple[int, list[str]]:

@@ -24,7 +24,7 @@ from rdmp.endpoints import Endpoint
 CALL_TIMEOUT = 120.0  # s
 PROBE_INTERVAL = 0.0005  # s between two frames that ask whether the way is open
 PROBE_LIMIT = 60.0  # s
-ASK_INTERVAL = 0.005  # s between two requests that ask whether the node serves
+ASK_INTERVAL = 0.01  # s between two requests that ask whether the node serves
 ASK_TIMEOUT = 2.0  # s for one of them
 SOURCE_PORT = 24100  # below the kernel's own range
 PORT = 8080
@@ -228,11 +228,11 @@ async def _serving(asker: Station, address: str, watch: _Watch) -> float:
 
     async def ask() -> None:
         try:
-            if (await web.get(asker.namespace, address, PORT, "/healthz", timeout=ASK_TIMEOUT)).status == 200:
-                if not answered.done():
-                    answered.set_result(watch.now())
+            answer = await web.get(asker.namespace, address, PORT, "/healthz", timeout=ASK_TIMEOUT)
         except web.WebError:
             return  # too early: the next one is on its way
+        if answer.status == 200 and not answered.done():
+            answered.set_result(watch.now())
 
     attempts: list[asyncio.Task[None]] = []
     while not answered.done() and watch.now() < CALL_TIMEOUT:

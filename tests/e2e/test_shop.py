@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from odyssey.demo import headless, web
 from odyssey.demo.load import Load
@@ -11,6 +12,7 @@ from odyssey.demo.scenario import FIELDS, serving_nodes
 from odyssey.demo.world import World
 from tests.e2e.switches import close_hole, open_hole
 
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # <linux/capability.h>
 REQUESTS = 60  # answered before and after each change
 
 
@@ -60,6 +62,15 @@ async def test_the_probes_find_a_hole_that_somebody_makes_in_a_switch(shop: Worl
     assert not result.holds
 
 
+async def test_no_workload_can_make_frames_of_its_own(shop: World) -> None:
+    """What no switch can tell apart, a node with the MAC and address of another on its host, the kernel prevents."""
+    forbidden = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    for container in await shop.node_containers():
+        status = Path(f"/proc/{container.pid}/status").read_text(encoding="ascii")
+        bounding = next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:"))
+        assert int(bounding, 16) & forbidden == 0, container.name
+
+
 async def test_no_request_fails_while_a_network_is_scaled(shop: World) -> None:
     async with Load(shop.edge().namespace, await entrances(shop), rate=60, fields=FIELDS) as load:
         await load.reaches("start", REQUESTS)
@@ -74,6 +85,15 @@ async def test_no_request_fails_while_a_network_is_scaled(shop: World) -> None:
     assert counts.failures == ()
     assert counts.ok == counts.sent
     assert len(counts.servers) == 6
+
+
+async def test_an_address_is_free_as_soon_as_its_node_is_gone(shop: World) -> None:
+    """A node under load goes with open connections to the database; what is left of them must not hold its MAC."""
+    async with Load(shop.edge().namespace, await entrances(shop), rate=60, fields=FIELDS) as load:
+        await load.reaches("start", REQUESTS)
+        for count in (6, 2, 6, 2):
+            await shop.ctl("network", "scale", f"{shop.platform}/app", str(count))
+        assert (await load.finish()).failures == ()
 
 
 async def test_traffic_flows_with_no_daemon_and_a_cable_pulled(shop: World) -> None:

@@ -28,9 +28,9 @@ from agents.participant import AgentLimits, AgentParticipant
 from agents.secrets import Secrets
 from rdmp.participant import Effect, Transaction
 
-HOST = "agt-h1"  # network namespaces
-WIRE = "agt-net"
-CGROUP = "agt-h1"
+HOST = f"agt-{os.getpid()}-h1"  # network namespaces; two test runs on one machine must not meet
+WIRE = f"agt-{os.getpid()}-net"
+CGROUP = HOST
 WEB = "agt-web:1"
 CLUSTER = "test"
 FABRIC_MAC = "02:fa:00:00:00:01"

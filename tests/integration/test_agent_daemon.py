@@ -24,6 +24,7 @@ from rdmp.rpc import RpcError
 from rdmp.tls import TlsFiles
 from tests.integration.agent_support import (
     CLUSTER,
+    HOST,
     WEB,
     DockerHost,
     docker_host,
@@ -134,7 +135,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
 
 @pytest.fixture
 async def site(host: DockerHost, tmp_path: Path) -> AsyncIterator[Site]:
-    with inside("agt-h1"):
+    with inside(HOST):
         made = Site(tmp_path, host)
         await made.open()
         yield made

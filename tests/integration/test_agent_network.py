@@ -18,6 +18,8 @@ from agents.namespace import Namespace
 from agents.spec import NodeSpec
 from tests.integration.agent_support import (
     FABRIC_MAC,
+    HOST,
+    WIRE,
     Agent,
     DockerHost,
     docker_host,
@@ -42,7 +44,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
 
 @pytest.fixture
 async def agent(host: DockerHost, tmp_path: Path) -> AsyncIterator[Agent]:
-    with inside("agt-h1"):
+    with inside(HOST):
         async with running_agent(host, tmp_path) as made:
             yield made
         host.clear()
@@ -52,7 +54,7 @@ class Wire:
     """The far end of one cable: sees every IPv4 frame and can send some."""
 
     def __init__(self, number: int) -> None:
-        with Namespace(os.open("/run/netns/agt-net", os.O_RDONLY)), inside("agt-net"):
+        with Namespace(os.open(f"/run/netns/{WIRE}", os.O_RDONLY)), inside(WIRE):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE_IPV4))
             self._socket.bind((f"wire{number}", ETHERTYPE_IPV4))
         self._socket.setblocking(False)
@@ -152,6 +154,24 @@ async def test_two_nodes_of_one_host_meet_on_the_cable_only(
     assert data == b"neighbour" and address[0] == "172.16.20.1"
 
 
+async def test_a_frame_with_the_mac_of_a_neighbour_does_not_stay_on_the_host(
+    host: DockerHost, agent: Agent, wires: tuple[Wire, Wire]
+) -> None:
+    await agent.add("t1", node_spec(3), node_spec(4))
+    frame = _datagram(b"past the switch", "172.16.20.4", "172.16.20.3")
+    with (
+        Namespace(os.open(f"/proc/{host.pid('shop-app-4')}/ns/net", os.O_RDONLY)) as namespace,
+        await namespace.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw,
+        await udp(host, "shop-app-3") as receiver,
+    ):
+        receiver.bind(("172.16.20.3", PORT))
+        raw.bind(("fab0", ETHERTYPE_IPV4))
+        raw.send(frame)
+        assert await wires[0].frame(b"past the switch") == frame
+        with pytest.raises(BlockingIOError):
+            receiver.recv(100)
+
+
 async def test_traffic_changes_to_the_second_nic_and_back(
     host: DockerHost, agent: Agent, wires: tuple[Wire, Wire]
 ) -> None:
@@ -199,13 +219,13 @@ def _datagram(payload: bytes, source: str, target: str) -> bytes:
 
 
 async def test_a_nic_that_is_down_does_not_hinder_and_is_added_later(host: DockerHost, agent: Agent) -> None:
-    run("ip", "-n", "agt-h1", "link", "set", "eth0", "down")
+    run("ip", "-n", HOST, "link", "set", "eth0", "down")
     try:
         effects = await agent.add("t1", node_spec(1))
         assert effects[-1].degraded is None
         assert host.link_names("shop-app-1") == ["fab1", "lo"]
     finally:
-        run("ip", "-n", "agt-h1", "link", "set", "eth0", "up")
+        run("ip", "-n", HOST, "link", "set", "eth0", "up")
     await agent.participant.restorer.restore()
     assert host.link_names("shop-app-1") == ["fab0", "fab1", "lo"]
     assert ("node.restored", "fab0 was missing") in [(topic, data["actions"][0]) for topic, data in agent.events]

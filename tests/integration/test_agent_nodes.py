@@ -10,16 +10,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 import schemas
 from agents.docker.driver import DockerDriver
-from agents.files import NodeFiles
+from agents.files import Claim, NodeFiles
 from rdmp.participant import Refused
 from rdmp.rpc import RpcError
 from tests.integration.agent_support import (
     FABRIC_MAC,
     GATEWAY,
+    HOST,
     WEB,
     Agent,
     DockerHost,
@@ -42,7 +44,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
 
 @pytest.fixture
 async def agent(host: DockerHost, tmp_path: Path) -> AsyncIterator[Agent]:
-    with inside("agt-h1"):
+    with inside(HOST):
         async with running_agent(host, tmp_path) as made:
             yield made
         host.clear()
@@ -375,8 +377,26 @@ async def test_connections_logs_and_images(host: DockerHost, agent: Agent) -> No
     assert (await agent.participant.status("t1"))["nodes"] == {"shop-app-1": "running"}
 
 
+async def test_a_sandbox_that_a_crash_left_reserved_is_removed(host: DockerHost, tmp_path: Path) -> None:
+    with inside(HOST):
+        async with running_agent(host, tmp_path, pool=2) as agent:
+            filling = asyncio.create_task(agent.driver.background())
+            await _pool(agent.driver, 2)
+            reserved, kept = (host.inspect(name)["Id"] for name in host.names(pool=True))
+            # What the disk holds after a crash between the claim and the renaming of its sandbox.
+            NodeFiles(tmp_path / "state/nodes").claim(Claim("shop-app-1", "t1", reserved))
+            await agent.participant.abort(agent.transaction("t1", operation([node_spec(1)])))
+            assert kept in [host.inspect(name)["Id"] for name in host.names(pool=True)]
+            with pytest.raises(docker.errors.NotFound):
+                host.inspect(reserved)
+            await agent.add("t2", node_spec(1))
+            assert host.inspect("shop-app-1.sandbox")["Id"] == kept
+            filling.cancel()
+        host.clear()
+
+
 async def test_the_pool_gives_sandboxes_and_fills_up(host: DockerHost, tmp_path: Path) -> None:
-    with inside("agt-h1"):
+    with inside(HOST):
         async with running_agent(host, tmp_path, pool=2) as agent:
             filling = asyncio.create_task(agent.driver.background())
             await _pool(agent.driver, 2)
@@ -408,6 +428,6 @@ async def _pool(driver: DockerDriver, size: int) -> None:
 
 def test_the_test_namespace_is_left_again() -> None:
     before = os.readlink("/proc/thread-self/ns/net")
-    with inside("agt-h1"):
+    with inside(HOST):
         assert os.readlink("/proc/thread-self/ns/net") != before
     assert os.readlink("/proc/thread-self/ns/net") == before

@@ -15,6 +15,7 @@ import pytest
 from agents.participant import AgentParticipant
 from rdmp.participant import Transaction
 from tests.integration.agent_support import (
+    HOST,
     Agent,
     DockerHost,
     docker_host,
@@ -35,7 +36,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
 
 @pytest.fixture(autouse=True)
 def clean(host: DockerHost) -> Iterator[None]:
-    with inside("agt-h1"):
+    with inside(HOST):
         yield
     host.clear()
 
@@ -161,6 +162,7 @@ async def test_a_crash_of_the_engine_changes_nothing(host: DockerHost, agent: Ag
     await agent.add("t1", node_spec(1))
     before, pids = host.identities(), [host.pid(name) for name in host.names()]
     async with background(agent.participant):
+        await asyncio.sleep(0.5)
         host.kill_engine()
         await asyncio.sleep(1.0)
         host.start_engine()
@@ -168,6 +170,7 @@ async def test_a_crash_of_the_engine_changes_nothing(host: DockerHost, agent: Ag
         await asyncio.sleep(1.0)
     assert host.identities() == before
     assert [host.pid(name) for name in host.names()] == pids
+    assert agent.events == []
     effects = await agent.add("t2", node_spec(2))
     assert effects[-1].degraded is None
 

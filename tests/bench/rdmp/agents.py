@@ -15,7 +15,7 @@ from rdmp.endpoints import Endpoint
 from rdmp.groupcommit import GroupCommit
 from rdmp.journal import Journal
 from rdmp.limits import Limits
-from rdmp.process import collect_rarely
+from rdmp.tuning import collect_rarely
 from rdmp.runner import ParticipantRunner
 from rdmp.tls import Identity, TlsFiles
 from tests.bench.rdmp.simulated import CLUSTER, SharedJournal, Simulated

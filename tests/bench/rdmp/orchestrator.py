@@ -17,7 +17,7 @@ from odyssey.state.sqlite import SqliteStore
 from odyssey.state.view import StateView
 from rdmp.hub import Hub
 from rdmp.limits import Limits
-from rdmp.process import collect_rarely
+from rdmp.tuning import collect_rarely
 from rdmp.records import TxProgress
 from rdmp.tls import TlsFiles
 from tests.bench.rdmp.simulated import Echo, record

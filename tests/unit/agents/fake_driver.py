@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from agents.connections import Connections
-from agents.driver import HostDriver, HostFacts, NodeError, NodeEvent, NodeFacts, NodeHeld
+from agents.driver import HostDriver, HostFacts, HostUnreachable, NodeError, NodeEvent, NodeFacts, NodeHeld
 from agents.health import Probe
 from agents.spec import NodeSpec
 
@@ -21,6 +21,7 @@ class FakeDriver(HostDriver):
         self.neighbours_told: list[tuple[str, int]] = []
         self.reasons: list[str] = []
         self.fails: dict[str, str] = {}
+        self.unreachable = False
         self.unhealthy: set[str] = set()
         self.mends: dict[str, list[str]] = {}
         self.gate: asyncio.Event | None = None
@@ -55,6 +56,8 @@ class FakeDriver(HostDriver):
             self.running_at_once -= 1
 
     async def keep(self, spec: NodeSpec, tx: str) -> Sequence[str]:
+        if self.unreachable:
+            raise HostUnreachable("no engine")
         if spec.node in self.fails:
             raise NodeError(self.fails[spec.node])
         self.kept.add(spec.node)
@@ -96,6 +99,6 @@ class FakeDriver(HostDriver):
     async def describe(self) -> HostFacts:
         return HostFacts(engine={"version": "1"})
 
-    async def events(self) -> AsyncIterator[NodeEvent]:
+    async def events(self) -> AsyncGenerator[NodeEvent, None]:
         while True:
             yield await self.queue.get()

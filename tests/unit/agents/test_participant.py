@@ -215,6 +215,38 @@ async def test_the_restoring_loop_tells_failures_once_and_recoveries(stage: Stag
     assert (await stage.participant.observe())["nodes"]["shop-app-3"]["healthy"] is False
 
 
+async def test_an_engine_that_cannot_be_asked_is_no_failure_of_its_nodes(stage: Stage) -> None:
+    await stage.add("t1")
+    stage.driver.unreachable = True
+    await stage.participant.restorer.restore()
+    stage.driver.unreachable = False
+    assert stage.events == []
+    assert (await stage.participant.observe())["nodes"]["shop-app-3"]["healthy"] is None
+
+
+async def test_the_loop_looks_at_all_at_the_start_and_then_at_what_died(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.restore.SETTLE_SECONDS", 0.0)
+    await stage.add("t1", "shop-app-1")
+    await stage.add("t2", "shop-app-2")
+    stage.driver.kept.clear()
+    running = asyncio.create_task(stage.participant.restorer.run())
+
+    async def kept(*names: str) -> None:
+        async with asyncio.timeout(5):
+            while stage.driver.kept != set(names):
+                await asyncio.sleep(0.001)
+        stage.driver.kept.clear()
+
+    await kept("shop-app-1", "shop-app-2")
+    stage.participant.restorer.wake("shop-app-2")
+    await kept("shop-app-2")
+    stage.participant.restorer.wake()
+    await kept("shop-app-1", "shop-app-2")
+    running.cancel()
+
+
 async def test_deaths_of_committed_nodes_are_told(stage: Stage) -> None:
     await stage.add("t1")
     following = asyncio.create_task(stage.participant.restorer.follow())

@@ -28,7 +28,7 @@ class Rig:
 
     def __init__(self, **options: Any) -> None:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
-        settings: dict[str, Any] = {"allow_absent": False, "verify_seconds": 3600.0} | options
+        settings: dict[str, Any] = {"allow_absent": False, "verify_seconds": 3600.0, "wait_seconds": 0.05} | options
         self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
         self.switches: dict[str, FakeSwitch] = {}
         self.state: dict[str, Any] = {}
@@ -186,6 +186,23 @@ async def test_prepare_refuses_with_reasons(rig: Rig) -> None:
     other = {**NEW, "node": "shop-app-4"}
     assert "172.16.20.4 is already the address of shop-app-3" in await refused({"dark": {"binding/shop-app-4": other}})
     assert (await rig.participant.observe())["open"] == {tx.id: ["shop-app-3"]}
+
+
+async def test_prepare_waits_a_moment_for_a_switch_that_is_away() -> None:
+    rig = Rig(wait_seconds=5.0)
+    await rig.participant.restore({}, [])
+    await rig.connect("sw1", 1)
+    tx = rig.transaction({"changes": samples.shop()}, admit=samples.shop())
+    waiting = asyncio.create_task(rig.participant.prepare(tx))
+    await rig.settle()
+    assert not waiting.done()
+    await rig.connect("sw2", 2)
+    await waiting
+    await rig.close()
+    rig = Rig()
+    await rig.participant.restore({}, [])
+    with pytest.raises(Refused, match=r"switch sw1 is not connected; switch sw2 is not connected; connect it"):
+        await rig.participant.prepare(tx)
 
 
 async def test_open_transactions_reserve_room(rig: Rig) -> None:

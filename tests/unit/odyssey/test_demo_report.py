@@ -57,6 +57,7 @@ def test_a_good_report_is_ok_and_has_the_promised_fields() -> None:
         replace(GOOD, headless=Headless(180, 0, 5, 0, False)),
         replace(GOOD, transactions=Transactions(9, 1, 1)),
         replace(GOOD, transactions=Transactions(0, 0, 0)),
+        replace(GOOD, findings=("a process is left",)),
         replace(GOOD, failure="a step could not be carried out"),
     ],
 )
