@@ -11,10 +11,10 @@ from abc import abstractmethod
 from rdmp.endpoints import Endpoint
 from rdmp.limits import Limits
 from rdmp.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Error, Hello, Message, Welcome
-from rdmp.tuning import small_buffers
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.session import Origin, Session, SessionOwner
 from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity
+from rdmp.tuning import small_buffers
 
 BOOT = uuid.uuid4().hex
 """New at each start of the process."""
@@ -30,7 +30,8 @@ class Dialler(SessionOwner):
         self._tls = tls
         self._epoch = 0
         self._welcome: asyncio.Future[Welcome] | None = None
-        self._context: tuple[list[tuple[int, ...]], ssl.SSLContext] | None = None
+        self._context: ssl.SSLContext | None = None
+        self._stamp: tuple[tuple[int, ...], ...] = ()
 
     async def dial(self, epoch: int = 0) -> Session:
         """Connect and shake hands; ``epoch`` is the highest that was seen.
@@ -111,10 +112,10 @@ class Dialler(SessionOwner):
         """Return the context of our files, read again when one of them was renewed."""
         assert self._tls is not None
         files = [path.stat() for path in (self._tls.cert, self._tls.key, self._tls.ca)]
-        stamp = [(file.st_ino, file.st_mtime_ns, file.st_size, file.st_mode) for file in files]
-        if self._context is None or stamp != self._context[0]:
-            self._context = (stamp, self._tls.client_context())
-        return self._context[1]
+        stamp = tuple((file.st_ino, file.st_mtime_ns, file.st_size, file.st_mode) for file in files)
+        if self._context is None or stamp != self._stamp:
+            self._context, self._stamp = self._tls.client_context(), stamp
+        return self._context
 
     async def _connect(self, session: Session, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()

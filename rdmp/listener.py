@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rdmp.limits import Limits
-from rdmp.tuning import small_buffers
 from rdmp.session import Origin, Session
+from rdmp.tuning import small_buffers
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096

@@ -15,9 +15,9 @@ from rdmp.endpoints import Endpoint
 from rdmp.groupcommit import GroupCommit
 from rdmp.journal import Journal
 from rdmp.limits import Limits
-from rdmp.tuning import collect_rarely
 from rdmp.runner import ParticipantRunner
 from rdmp.tls import Identity, TlsFiles
+from rdmp.tuning import collect_rarely
 from tests.bench.rdmp.simulated import CLUSTER, SharedJournal, Simulated
 from tests.bench.rdmp.support import Json, memory, obey, raise_file_limit
 

@@ -14,6 +14,7 @@ import json
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
+
 from tests.bench.rdmp.servers import HOST
 from tests.bench.rdmp.support import BenchError
 

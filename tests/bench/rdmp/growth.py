@@ -43,7 +43,8 @@ def one(folder: Path, pki: Pki, sizes: Sizes, count: int) -> Json:
         hub, ready = fleet.orchestrate()
         fleet.man(count, sizes.agent_processes)
         connected = hub.ask("wait_peers", CONNECT_TIMEOUT + 10, count=count, timeout=CONNECT_TIMEOUT)
-        answer: Json = {"participants": count, "connect_s": connected["seconds"], "heartbeat_s": fleet.limits["heartbeat"]}
+        answer: Json = {"participants": count, "heartbeat_s": fleet.limits["heartbeat"]}
+        answer["connect_s"] = connected["seconds"] and round(connected["seconds"], 2)
         time.sleep(2.0)
         answer["idle"] = _idle(hub, ready["rss"], count)
         answer["fan_out"] = _fan_out(fleet, hub, sizes.repeats)
@@ -76,9 +77,10 @@ def _fan_out(fleet: Fleet, hub: Child, repeats: int) -> Json:
         runs.append(hub.ask("fan_out"))
     after = fleet.usage(hub)
     count = runs[0]["participants"]
+    times = ("votes_in", "decided", "finished")
     return {
         "participants": count,
-        **{name: round(statistics.median(run[name] for run in runs), 4) for name in ("votes_in", "decided", "finished")},
+        **{name: round(statistics.median(run[name] for run in runs), 4) for name in times},
         "votes_in_worst": round(max(run["votes_in"] for run in runs), 4),
         "loop_late_ms": round(max(run["loop_late"] for run in runs) * 1000, 1),
         "cpu_us_per_participant": round((after["cpu"] - before["cpu"]) / repeats / count * 1e6),

@@ -17,9 +17,9 @@ from odyssey.state.sqlite import SqliteStore
 from odyssey.state.view import StateView
 from rdmp.hub import Hub
 from rdmp.limits import Limits
-from rdmp.tuning import collect_rarely
 from rdmp.records import TxProgress
 from rdmp.tls import TlsFiles
+from rdmp.tuning import collect_rarely
 from tests.bench.rdmp.simulated import Echo, record
 from tests.bench.rdmp.support import Json, memory, obey, raise_file_limit, spread
 

@@ -42,7 +42,8 @@ def server(
     try:
         await_true(lambda: process.poll() is not None or _accepts(port), f"{command[0]} to listen; see {log}")
         if process.poll() is not None:
-            raise BenchError(f"{command[0]} ended at once:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+            words = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise BenchError(f"{command[0]} ended at once:\n{words}")
         yield process
     finally:
         _end(process)
