@@ -148,9 +148,9 @@ def _fleets(fleets: list[Json]) -> Iterator[str]:
     yield "Simulated agents: real protocol, TLS, sockets and journals, effects that do nothing. They run in several"
     yield "processes; the agents of one share one journal file and its thread (each write is as durable as in a file of"
     yield "its own). *Votes in*: from the call to the last yes. *Late*: the longest time that the orchestrator's event"
-    yield "loop, and so any heartbeat, was late."
+    yield "loop, and so any heartbeat, was late, in milliseconds."
     yield ""
-    yield "| agents | connected, s | idle MiB | KiB each | idle CPU % | votes in, s | ended, s | CPU us each | late ms |"
+    yield "| agents | connected, s | idle MiB | KiB each | idle CPU % | votes in, s | ended, s | CPU us each | late |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for one in fleets:
         idle, fan = one["idle"], one["fan_out"]
@@ -174,8 +174,8 @@ def _fleets(fleets: list[Json]) -> Iterator[str]:
     yield "![growth](images/rdmp-growth.svg)"
     yield ""
     yield "The limit is the processor: the orchestrator is one Python thread, each message costs it 50 to 100 us with"
-    yield "TLS, each TLS handshake about 2 ms; here the agents need the same cores, three times as much. A fleet of more"
-    yield "than 1,000 therefore gets a longer heartbeat than the default of 2 s (`[rdmp] heartbeat`)."
+    yield "TLS, each TLS handshake about 2 ms; here the agents need the same cores, three times as much. A fleet of"
+    yield "more than 1,000 therefore gets a longer heartbeat than the default of 2 s (`[rdmp] heartbeat`)."
 
 
 def _seconds(value: float | None) -> str:
