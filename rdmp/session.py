@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rdmp.frames import Decoder, FrameError, encode
 from rdmp.limits import Limits
@@ -95,8 +95,7 @@ class Session(asyncio.Protocol):
     # Life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
         if self.closing:
             transport.abort()
             return

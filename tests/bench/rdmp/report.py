@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,13 @@ def text(result: Json) -> str:
 
 def _head(result: Json) -> Iterator[str]:
     where = result["machine"]
-    yield f"Written by `make bench-rdmp` on {result['date']}; {where['cores']} cores, {where['processor']};"
-    yield f"Linux {where['kernel']}, {where['filesystem']}; load {where['load_before']:.1f} before, "
-    yield f"{where['load_after']:.1f} after{' (small sizes: --quick)' if result['quick'] else ''}. Every server and"
-    yield "client runs on this one machine and shares its cores; all traffic is on the loopback."
+    small = " (small sizes: --quick)" if result["quick"] else ""
+    yield from textwrap.wrap(
+        f"Written by `make bench-rdmp` on {result['date']}{small}; {where['cores']} cores, {where['processor']}; Linux "
+        f"{where['kernel']}, {where['filesystem']}; load {where['load_before']:.1f} before, {where['load_after']:.1f} "
+        "after. Every server and client runs on this one machine and shares its cores; all traffic is on the loopback.",
+        118,
+    )
     if where["load_before"] > 1.0:
         yield ""
         yield f"**The machine was not idle** (load {where['load_before']:.1f} on {where['cores']} cores when it began):"
@@ -84,9 +88,11 @@ def _head(result: Json) -> Iterator[str]:
 
 def _transactions(result: Json) -> Iterator[str]:
     own = result["transactions"]
-    fsync = own["fsync"][1]
+    row, paused = own["fsync"]["in_a_row"], own["fsync"]["paused"]
     yield "Operations in a second with the best of the measured numbers of open operations; one at a time when idle."
-    yield f"The disk's own `fdatasync` of 4 KiB: p50 {fsync['p50_ms']} ms, p99 {fsync['p99_ms']} ms."
+    yield f"The disk's own `fdatasync` of 4 KiB: p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms one after another; with a"
+    yield f"pause of 20 ms before each, as when idle, p50 {paused['p50_ms']} ms, p99 {paused['p99_ms']} ms. An idle RDMP"
+    yield "transaction waits for six of them one after another."
     yield ""
     yield "| operation | per second | open | p50 then, ms | idle p50, ms | idle p99, ms | CPU us each | syncs each |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -112,7 +118,8 @@ def _transactions(result: Json) -> Iterator[str]:
     yield "- RDMP: the same decision on three processes and the orchestrator. Four SQLite files (WAL, synchronous=FULL)"
     yield "  are synced one after another at least six times: record, intent and yes of each participant, decision,"
     yield "  intent and result of each participant. Mutual TLS 1.3. The syncs are counted where they are asked for."
-    yield from (f"- {peer['name']}: {peer['guarantee']}." for peer in result["peers"])
+    for peer in result["peers"]:
+        yield from textwrap.wrap(f"- {peer['name']}: {peer['guarantee']}.", 118, subsequent_indent="  ")
     yield ""
     yield "The syncs of the peers are the flushes that the disk counted, whoever asked for them. The clients are Python"
     yield "like RDMP's own; etcd is asked through its JSON gateway, which costs it more than gRPC would."

@@ -185,13 +185,14 @@ def disk_flushes() -> int:
     return total
 
 
-def disk_fsync(folder: Path, count: int = 300) -> Json:
-    """How long the disk takes to `fdatasync` 4 KiB appended to a file."""
+def disk_fsync(folder: Path, count: int = 200, pause: float = 0.0) -> Json:
+    """How long the disk takes to `fdatasync` 4 KiB appended to a file, with a pause of some seconds before each."""
     times = []
     block = b"x" * 4096
     path = folder / "fsync-probe"
     with path.open("wb", buffering=0) as file:
         for _ in range(count):
+            time.sleep(pause)
             file.write(block)
             begun = time.perf_counter()
             os.fdatasync(file.fileno())

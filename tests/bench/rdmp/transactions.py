@@ -40,8 +40,7 @@ def measure(folder: Path, pki: Pki, sizes: Sizes) -> Json:
             }
             saturated.append(one)
             say(f"  {number} open: {one['per_second']:.0f}/s, {one['cpu_us']} us CPU, {one['fsyncs']} fsyncs each")
-        before_idle = disk_fsync(folder)
         idle = hub.ask("idle", participants=names, count=sizes.idle, pause=PAUSE)
-        after_idle = disk_fsync(folder)
-        say(f"  idle: p50 {idle['p50_ms']} ms, p99 {idle['p99_ms']} ms; fsync p99 {after_idle['p99_ms']} ms")
-    return {"participants": PARTICIPANTS, "saturated": saturated, "idle": idle, "fsync": [before_idle, after_idle]}
+        fsync = {"in_a_row": disk_fsync(folder), "paused": disk_fsync(folder, sizes.idle, PAUSE)}
+        say(f"  idle: p50 {idle['p50_ms']} ms, p99 {idle['p99_ms']} ms; fsync {fsync['paused']}")
+    return {"participants": PARTICIPANTS, "saturated": saturated, "idle": idle, "fsync": fsync}
