@@ -95,9 +95,9 @@ class Session(asyncio.Protocol):
     # Life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self._transport = made = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
         if self.closing:
-            transport.abort()
+            made.abort()
             return
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):

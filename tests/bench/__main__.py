@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from odyssey.demo.only import only_user
 from odyssey.demo.world import World, WorldError
 from odyssey.lab import Lab, LabError
 from odyssey.lab.settings import Settings
@@ -42,13 +43,11 @@ def main() -> int:
     settings = replace(settings, directory=Path(f"{settings.directory}-bench"), prefix="bench")
     lab = Lab(settings)
     try:
-        with bench_platform() as (path, document):
+        with only_user(settings), bench_platform() as (path, document), closing(lab):
             text = asyncio.run(run(World(lab, document), path, options.repetitions))
     except (LabError, WorldError, OSError) as error:
         print(f"bench: {error or type(error).__name__}", file=sys.stderr)
         return 255
-    finally:
-        lab.down(wipe=False)
     TARGET.write_text(with_rdmp(text), encoding="utf-8")
     print(text)
     print(f"written to {TARGET}")
@@ -60,6 +59,15 @@ def with_rdmp(text: str) -> str:
     old = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     begin, end = old.find(RDMP[0]), old.find(RDMP[1])
     return text if begin < 0 or end < begin else f"{text}\n{old[begin : end + len(RDMP[1])]}\n"
+
+
+@contextmanager
+def closing(lab: Lab) -> Iterator[None]:
+    """Take the lab down at the end, whatever happens."""
+    try:
+        yield
+    finally:
+        lab.down(wipe=False)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def text(result: Json) -> str:
         "### Durable transactions", "", *_transactions(result), "",
         "### Calls", "", *_calls(result["rpc"]), "",
         "### Fan-out, memory, reconnecting", "", *_fleets(result["growth"]), "",
-        "### What was tried", "", *tried.LINES, "",
+        "### What was tried", "", *_tried(), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -183,6 +183,14 @@ def _fleets(fleets: list[Json]) -> Iterator[str]:
     yield "The limit is the processor: the orchestrator is one Python thread, each message costs it 50 to 100 us with"
     yield "TLS, each TLS handshake about 2 ms; here the agents need the same cores, three times as much. A fleet of"
     yield "more than 1,000 therefore gets a longer heartbeat than the default of 2 s (`[rdmp] heartbeat`)."
+
+
+def _tried() -> Iterator[str]:
+    yield from textwrap.wrap(tried.BEGAN, 118)
+    for title, items in (("Kept", tried.KEPT), ("Not kept", tried.DROPPED), ("Not tried", tried.OPEN)):
+        yield from ("", f"{title}:", "")
+        for item in items:
+            yield from textwrap.wrap(f"- {item}", 118, subsequent_indent="  ")
 
 
 def _seconds(value: float | None) -> str:
