@@ -90,9 +90,12 @@ def _transactions(result: Json) -> Iterator[str]:
     own = result["transactions"]
     row, paused = own["fsync"]["in_a_row"], own["fsync"]["paused"]
     yield "Operations in a second with the best of the measured numbers of open operations; one at a time when idle."
-    yield f"The disk's own `fdatasync` of 4 KiB: p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms one after another; with a"
-    yield f"pause of 20 ms before each, as when idle, p50 {paused['p50_ms']} ms, p99 {paused['p99_ms']} ms. An idle RDMP"
-    yield "transaction waits for six of them one after another."
+    yield from textwrap.wrap(
+        f"The disk's own `fdatasync` of 4 KiB: p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms in a row; with a pause "
+        f"of 20 ms before each, as when idle, p50 {paused['p50_ms']} ms, p99 {paused['p99_ms']} ms. An idle RDMP "
+        "transaction waits for six of them one after another.",
+        118,
+    )
     yield ""
     yield "| operation | per second | open | p50 then, ms | idle p50, ms | idle p99, ms | CPU us each | syncs each |"
     yield "|---|---|---|---|---|---|---|---|"
