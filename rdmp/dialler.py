@@ -107,6 +107,7 @@ class Dialler(SessionOwner):
     def _fail(self, error: RpcError) -> None:
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(error)
+            self._welcome.exception()  # the dialling may have ended already, and nobody may be waiting
 
     def _client_context(self) -> ssl.SSLContext:
         """Return the context of our files, read again when one of them was renewed."""
