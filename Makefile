@@ -2,7 +2,7 @@
 # Everything a newcomer may type. The targets install what they need (Debian 12, as root); a second run is instant.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-unit test-integration test-e2e chaos-rdmp fuzz demo bench lab-up lab-down lock clean
+.PHONY: help setup lint format test test-unit test-integration test-e2e simulate chaos-rdmp fuzz demo bench bench-rdmp lab-up lab-down lock clean
 PY := .venv/bin/python
 IMAGE_SCRIPTS := $(wildcard examples/shop/images/*/*.py)
 
@@ -39,11 +39,18 @@ chaos-rdmp: setup ## RDMP in real processes under kills, stops, full disks and c
 fuzz: setup ## coverage-guided fuzzing of RDMP; SECONDS=60 for all targets together
 	@$(PY) -m tests.fuzz --seconds $(if $(filter command,$(origin SECONDS)),$(SECONDS),60)
 
+simulate: setup ## RDMP under a simulated clock, network and disk: SEEDS=100000 FIRST=0 JOBS=1
+	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) --jobs $(or $(JOBS),1)
+
 demo: setup ## the main job, start to end; DEMO_KEEP=1 leaves it up, DEMO_REPORT=FILE writes the result as JSON
 	@$(PY) -m odyssey.demo
 
 bench: setup ## measure, print, and write docs/benchmarks.md
 	@$(PY) -m tests.bench
+
+bench-rdmp: setup ## RDMP's speed and size beside etcd, RabbitMQ and NATS; BENCH_REPORT=FILE writes JSON, QUICK=1 is small
+	@.ci/setup-peers
+	@$(PY) -m tests.bench.rdmp $(if $(BENCH_REPORT),--report $(BENCH_REPORT)) $(if $(QUICK),--quick)
 
 lab-up: setup ## three Docker hosts, two switches, all daemons
 	@$(PY) -m odyssey.lab up

@@ -70,9 +70,13 @@ class Facts:
 FACTS_BATCH = "addr show\nroute show default\nneigh show nud permanent\n"  # for ip -j -d -batch -
 
 
+DEVICE = "fab"
+"""What the names of a node's NICs begin with, inside the node."""
+
+
 def device(number: int) -> str:
     """Return the name that a node's NIC has inside the node."""
-    return f"fab{number}"
+    return f"{DEVICE}{number}"
 
 
 def parse_facts(text: str) -> Facts:

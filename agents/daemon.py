@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from agents.secrets import Secrets
 from rdmp.endpoints import Endpoint
 from rdmp.enrolment import EnrolmentError, enrol, pki_files
 from rdmp.journal import JournalError
+from rdmp.process import FolderHeldError, notify, only_one, stop_signal
 from rdmp.runner import ParticipantRunner
 from rdmp.tls import Identity, IdentityError
 
@@ -51,7 +49,7 @@ def main() -> None:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         asyncio.run(run(config))
-    except (ConfigError, AgentError, IdentityError) as error:
+    except (ConfigError, AgentError, IdentityError, FolderHeldError) as error:
         print(f"odyssey-agent: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     except (EnrolmentError, NodeError, JournalError, OSError) as error:
@@ -87,11 +85,9 @@ async def _join(arguments: argparse.Namespace) -> None:
 
 async def run(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT; its nodes run on. Raises whatever ends it early."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_signal()
     identity = _identity(config)
-    with _only_one(config.state_dir):
+    with only_one(config.state_dir, "agent"):
         driver = _driver(config, identity)
         await driver.open()
         try:
@@ -155,30 +151,3 @@ def _driver(config: Config, identity: Identity) -> DockerDriver:
         stop_grace=config.agent.stop_grace,
         policy=config.workload,
     )
-
-
-@contextlib.contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder: two agents of one host would undo each other's work."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AgentError(f"another agent holds {state_dir}; stop it first") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def notify(state: str) -> None:
-    """Tell the service manager how the agent is (sd_notify(3)); nothing where there is none."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.connect(address)
-        sender.sendall(state.encode())

@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -115,6 +115,11 @@ class Namespace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Run blocking work that cannot be interrupted in a thread; see `finished`."""
+    return await finished(asyncio.ensure_future(asyncio.to_thread(function, *arguments)))
 
 
 async def finished(future: asyncio.Future[T]) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from agents import attachment as plan
 from agents.attachment import HostNic
-from agents.namespace import Namespace, finished
+from agents.namespace import Namespace, in_thread
 from agents.spec import Attachment
 
 IP_TIMEOUT = 10.0  # seconds for one run of ip
@@ -33,6 +33,17 @@ class Network:
     async def attach(self, attachment: Attachment, namespace: Namespace, nics: Mapping[str, HostNic]) -> None:
         """Attach a node whose namespace is new. NICs whose parent is down are left for `mend`. Raises NetworkError."""
         await self._build(attachment, namespace, plan.usable(attachment, nics))
+
+    async def detach(self, namespace: Namespace) -> None:
+        """Remove the NICs of a node that is going, so that its MAC is free at once. Raises NetworkError.
+
+        Connections whose last words nobody acknowledges keep a namespace alive without any process, and with it its
+        NICs, for as long as the kernel repeats them (tcp(7), tcp_orphan_retries).
+        """
+        facts = plan.parse_facts(await _ip(["-j", "-d", "-batch", "-"], plan.FACTS_BATCH, namespace))
+        there = [name for name in facts.links if name.startswith(plan.DEVICE)]
+        if there:
+            await _ip(["-batch", "-"], "".join(f"link del dev {name}\n" for name in there), namespace)
 
     async def mend(self, attachment: Attachment, namespace: Namespace, nics: Mapping[str, HostNic]) -> tuple[str, ...]:
         """Bring the attachment into order, touching only what is wrong. Returns what was wrong. Raises NetworkError."""
@@ -97,7 +108,7 @@ async def _ip(arguments: list[str], batch: str | None, namespace: Namespace | No
         if namespace is not None and enter:
             done = await namespace.run(run)
         else:
-            done = await finished(asyncio.ensure_future(asyncio.to_thread(run)))
+            done = await in_thread(run)
     except FileNotFoundError as error:
         raise NetworkError("the program ip is missing; install iproute2") from error
     except subprocess.TimeoutExpired as error:

@@ -8,6 +8,7 @@ state_dir = "/var/lib/odyssey-controller"   # the journal
 pki_dir = "/etc/odyssey/pki"                # cert.pem, key.pem (mode 0600), ca.pem
 openflow_listen = "0.0.0.0:6653"            # switches connect here with TLS
 allow_absent_switches = false               # true: a switch that is away neither refuses a prepare nor holds a commit
+switch_wait_seconds = 5.0                   # how long a prepare waits for a switch that is away
 verify_seconds = 30.0                       # how often every entry of every switch is read back
 log_level = "INFO"
 
@@ -43,6 +44,7 @@ class Config:
     pki_dir: Path = Path("/etc/odyssey/pki")
     openflow_listen: tuple[str, int] = ("0.0.0.0", 6653)
     allow_absent_switches: bool = False
+    switch_wait_seconds: float = 5.0
     verify_seconds: float = 30.0
     log_level: str = "INFO"
     rdmp: Limits = field(default_factory=Limits)
@@ -72,6 +74,7 @@ def parse(document: Mapping[str, Any]) -> Config:
         "pki_dir": _folder,
         "openflow_listen": _address,
         "allow_absent_switches": _flag,
+        "switch_wait_seconds": _seconds,
         "verify_seconds": _seconds,
         "log_level": _level,
     }

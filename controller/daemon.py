@@ -5,14 +5,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
-import signal
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from controller.openflow.terminator import Terminator
 from controller.participant import ControllerParticipant
 from rdmp.enrolment import pki_files
 from rdmp.journal import JournalError
+from rdmp.process import FolderHeldError, notify, only_one, stop_signal
 from rdmp.runner import ParticipantRunner
 from rdmp.tls import Identity, IdentityError
 
@@ -45,7 +41,7 @@ def main() -> None:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         asyncio.run(run(config))
-    except (ConfigError, ControllerError, IdentityError) as error:
+    except (ConfigError, ControllerError, IdentityError, FolderHeldError) as error:
         print(f"odyssey-controller: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     except (JournalError, IntentRefused, OSError) as error:
@@ -55,14 +51,12 @@ def main() -> None:
 
 async def run(config: Config) -> None:
     """Run until SIGTERM or SIGINT; the switches go on as they are.  Raises whatever ends it early."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_signal()
     files = pki_files(config.pki_dir)
     identity = files.identity()
     if identity.role != "controller":
         raise ControllerError(f"{files.cert} is of {identity}; it must have the role controller")
-    with _only_one(config.state_dir):
+    with only_one(config.state_dir, "controller"):
         await _serve(config, identity, stop)
 
 
@@ -70,7 +64,10 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
     files = pki_files(config.pki_dir)
     events = _Events()
     participant = ControllerParticipant(
-        events.put, allow_absent=config.allow_absent_switches, verify_seconds=config.verify_seconds
+        events.put,
+        allow_absent=config.allow_absent_switches,
+        verify_seconds=config.verify_seconds,
+        wait_seconds=config.switch_wait_seconds,
     )
     journal = config.state_dir / "journal.sqlite"
     runner = ParticipantRunner(participant, journal, identity, config.orchestrators, files, config.rdmp)
@@ -113,33 +110,6 @@ class _Events:
     async def forward(self, runner: ParticipantRunner) -> None:
         while True:
             await runner.publish(*await self._waiting.get())
-
-
-@contextlib.contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder: two controllers with one journal would undo each other's work."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ControllerError(f"another controller holds {state_dir}; stop it first") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def notify(state: str) -> None:
-    """Tell the service manager how the controller is (sd_notify(3)); nothing where there is none."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.connect(address)
-        sender.sendall(state.encode())
 
 
 if __name__ == "__main__":

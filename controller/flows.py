@@ -45,7 +45,7 @@ ETH_ARP = 0x0806
 ETH_VLAN = 0x8100
 PROTO_ICMP, PROTO_TCP, PROTO_UDP = 1, 6, 17
 VLAN_PRESENT = 0x1000  # OFPVID_PRESENT of OpenFlow 1.3
-FRAG_ANY, FRAG_LATER = 1, 2  # bits of NXM_NX_IP_FRAG
+FRAG_LATER = 2  # a bit of NXM_NX_IP_FRAG
 TCP_SYN, TCP_ACK = 0x002, 0x010
 SYN_WITHOUT_ACK = (TCP_SYN, TCP_SYN | TCP_ACK)  # value and mask of tcp_flags
 
@@ -161,7 +161,6 @@ class Kind(enum.IntEnum):
 
 
 OUR_TAG = 0x0D  # first byte of every cookie and group id of ours
-COOKIE_TAG_MASK = 0xFF << 56
 COOKIE_OWNER_MASK = ((1 << 48) - 1) << 16  # tag, kind and owner; not the generation
 
 

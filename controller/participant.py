@@ -10,6 +10,7 @@ from typing import Any
 
 import schemas
 from controller.channel import ChannelError
+from controller.compiler import Compilation
 from controller.fabric import IntentRefused
 from controller.ledger import Ledger, OpenTransaction
 from controller.queries import Queries
@@ -24,14 +25,16 @@ class ControllerParticipant(Participant):
     """Admits and withdraws nodes in the switches.
 
     ``allow_absent``: a switch that is not connected neither refuses a prepare nor holds up a commit (which is then
-    reported as degraded); it is brought to the intent when it connects.
+    reported as degraded); it is brought to the intent when it connects.  Else a prepare waits ``wait_seconds`` for it:
+    after a start of the controller the switches need a moment to connect again.
     """
 
-    def __init__(self, publish: Publish, *, allow_absent: bool, verify_seconds: float) -> None:
+    def __init__(self, publish: Publish, *, allow_absent: bool, verify_seconds: float, wait_seconds: float) -> None:
         self.restored = asyncio.Event()
         """Set once the committed intent is known: before, no switch may be compared with it."""
         self._ledger = Ledger()
         self._allow_absent = allow_absent
+        self._wait_seconds = wait_seconds
         self.switches = Switches(lambda: self._ledger.compilation, publish, verify_seconds=verify_seconds)
         self._queries = Queries(lambda: self._ledger, self.switches)
 
@@ -41,15 +44,22 @@ class ControllerParticipant(Participant):
             raise Refused(reason, {"faults": [fault.to_json() for fault in faults]})
         one = OpenTransaction.of(tx.id, tx.seq, tx.operation)
         try:
-            ledger, outcome = self._ledger.prepared(one)
+            _, outcome = self._ledger.prepared(one)
+            if outcome.intent.inventory is None:
+                raise Refused("the controller has no inventory: set it first, or was its journal lost?")
+            if not self._allow_absent:
+                await self._require_switches(outcome)
+            # The ledger may be another one after the wait.
+            self._ledger, _ = self._ledger.prepared(one)
         except IntentRefused as refused:
             raise Refused("; ".join(map(str, refused.refusals))) from refused
-        if (missing := self.switches.missing(outcome)) and not self._allow_absent:
-            raise Refused("; ".join(missing.values()) + "; connect it, or set allow_absent_switches")
-        self._ledger = ledger
         if one.dark and (failed := self._that_matter(await self.switches.bring_all())):
             raise Refused("; ".join(failed.values()))
         return Effect(detail={"entries": self._counts()})
+
+    async def _require_switches(self, outcome: Compilation) -> None:
+        if missing := await self.switches.wait_for(outcome, self._wait_seconds):
+            raise Refused("; ".join(missing.values()) + "; connect it, or set allow_absent_switches")
 
     def _that_matter(self, failed: Mapping[str, str]) -> dict[str, str]:
         """Leave out the switches that may be absent."""
@@ -76,9 +86,11 @@ class ControllerParticipant(Participant):
         return Effect(detail={"entries": self._counts()}, degraded=degraded, state=state)
 
     async def abort(self, tx: Transaction) -> Effect:
-        had = self._ledger.open.get(tx.id)
         self._ledger = self._ledger.without(tx.id)
-        if had is None or not had.dark:
+        # Asked of the operation and not of the ledger: a repeat after a failure finds it gone from there.
+        if schemas.validate("controller-operation", tx.operation):
+            return Effect()  # it was refused before anything was done
+        if not OpenTransaction.of(tx.id, tx.seq, tx.operation).dark:
             return Effect()
         failed = await self.switches.bring_all()
         # A switch that is away loses the entries when it connects; only one that is here can fail to.
@@ -100,6 +112,10 @@ class ControllerParticipant(Participant):
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]
         self._ledger = Ledger.restored(state, opened)
+        for tx, one in zip(in_doubt, opened, strict=True):
+            if tx.stage is not None:
+                # Decided, and perhaps in the switches already: a node that was admitted must not be dark again.
+                self._ledger = self._ledger.with_stage(one, tx.stage)
         counts = self._counts()
         _log.info("restored: revision %d, %d open transactions, entries %s", self._ledger.revision, len(opened), counts)
         self.restored.set()

@@ -151,6 +151,7 @@ class Switches:
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
+        self._arrived = asyncio.Event()  # a switch connected
 
     def connection(self, name: str) -> SwitchConnection | None:
         """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""
@@ -169,6 +170,15 @@ class Switches:
             elif (reason := self._wrong_identity(connection, compilation)) is not None:
                 found[name] = reason
         return found
+
+    async def wait_for(self, compilation: Compilation, seconds: float) -> dict[str, str]:
+        """Wait until all switches of an intent are there, at most ``seconds``; returns what ``missing`` then says."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.missing(compilation):
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        return self.missing(compilation)
 
     @staticmethod
     def _wrong_identity(connection: SwitchConnection, compilation: Compilation) -> str | None:
@@ -191,10 +201,12 @@ class Switches:
         if (older := self._connections.get(name)) is not None:
             older.channel.close(f"{name} connected again")
         self._connections[name] = connection
+        self._arrived.set()
         _log.info("switch %s connected from %s, datapath id %016x", name, channel.address, channel.datapath_id)
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
         keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
+        keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
         try:
             reason = await channel.closed()
             if self._connections.get(name) is connection:
@@ -204,6 +216,13 @@ class Switches:
             keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
+
+    @staticmethod
+    def _keeper_ended(connection: SwitchConnection, task: asyncio.Task[None]) -> None:
+        """A switch that nobody looks after must not stay: it connects again."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("switch %s: the controller failed", connection.name, exc_info=error)
+            connection.channel.close(f"the controller failed: {type(error).__name__}: {error}")
 
     def refused(self, address: str, reason: str) -> None:
         """Tell that a connection was turned away; a switch tries again every second, which is told once in a while."""

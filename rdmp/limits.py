@@ -23,6 +23,7 @@ class Limits:
     handshakes_per_address: int = 128
     handshake_timeout: float = 5.0
     max_hello_bytes: int = 65536
+    handshakes: int = 64
     heartbeat: float = 2.0
     heartbeat_misses: int = 3
     frame_timeout: float = 30.0

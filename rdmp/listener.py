@@ -8,6 +8,7 @@ and so that the credentials of a Unix peer are read before anything else.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import os
 import pwd
@@ -15,14 +16,17 @@ import socket
 import ssl
 import stat
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
 from rdmp.limits import Limits
 from rdmp.session import Origin, Session
+from rdmp.tuning import small_buffers
 
-_BACKLOG = 1024
+_BACKLOG = 4096
+_ESTABLISHED = 1  # tcpi_state in linux/tcp.h
+_SLOW_SECONDS = 0.5  # a handshake that takes longer waits for its peer, and no longer keeps others waiting
 _PAUSE_SECONDS = 0.2  # after an accept that failed, for example for want of file descriptors
 _UCRED = struct.Struct("3i")  # pid, uid, gid: socket(7), SO_PEERCRED
 
@@ -53,7 +57,11 @@ class Listener:
         self._by_address: Counter[str] = Counter()  # handshakes that are not over
         self._open: set[Session] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[socket.socket, str]] = deque()  # accepted, and not yet shaking hands
+        self._working = 0  # handshakes that the waiting ones wait for
         self._loop = asyncio.get_running_loop()
+        if context is not None:
+            small_buffers()
         self._task = self._loop.create_task(self._accept(), name=f"rdmp listener {kind}")
 
     @property
@@ -68,9 +76,12 @@ class Listener:
     async def close(self) -> None:
         """Stop accepting; sessions stay."""
         self._task.cancel()
+        waiting, self._waiting = self._waiting, deque()
         for task in self._handshakes:
             task.cancel()
         await asyncio.gather(self._task, *self._handshakes, return_exceptions=True)
+        for sock, _ in waiting:
+            sock.close()
         if self._kind == "unix":
             Path(self._socket.getsockname()).unlink(missing_ok=True)
         self._socket.close()
@@ -83,30 +94,55 @@ class Listener:
                 self._refused("accept", f"cannot accept a connection: {error}")
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            address = str(peer[0]) if self._kind != "unix" and peer else ""
-            if len(self._open) + len(self._handshakes) >= self._limits.max_connections:
+            if len(self._open) + len(self._handshakes) + len(self._waiting) >= self._limits.max_connections:
                 text = f"{self._limits.max_connections} connections are open ([rdmp] max_connections)"
                 self._refused("max_connections", text)
                 sock.close()
-            elif address and self._by_address[address] >= self._limits.handshakes_per_address:
+                continue
+            self._waiting.append((sock, str(peer[0]) if self._kind != "unix" and peer else ""))
+            self._begin()
+            await asyncio.sleep(0)  # a crowd at the door must not keep the rest of the program waiting
+
+    def _begin(self) -> None:
+        """Let those shake hands who came first, so many at a time that nobody's heartbeats are late."""
+        while self._waiting and self._working < self._limits.handshakes:
+            sock, address = self._waiting.popleft()
+            if _has_left(sock):
+                sock.close()
+                continue
+            if address and self._by_address[address] >= self._limits.handshakes_per_address:
                 # Who shakes no hands fills only its own share: others can still connect.
                 text = f"{self._by_address[address]} handshakes with {address} are open"
                 self._refused("handshakes_per_address", f"{text} ([rdmp] handshakes_per_address)")
                 sock.close()
-            else:
-                self._begin(sock, address)
+                continue
+            task = self._loop.create_task(self._connect(sock))
+            self._handshakes.add(task)
+            self._by_address[address] += 1
+            task.add_done_callback(functools.partial(self._ended, address))
+            self._occupy(task)
 
-    def _begin(self, sock: socket.socket, address: str) -> None:
-        def ended(task: asyncio.Task[None]) -> None:
-            self._handshakes.discard(task)
-            self._by_address[address] -= 1
-            if self._by_address[address] <= 0:
-                del self._by_address[address]
+    def _ended(self, address: str, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        self._by_address[address] -= 1
+        if self._by_address[address] <= 0:
+            del self._by_address[address]
 
-        task = self._loop.create_task(self._connect(sock))
-        self._handshakes.add(task)
-        self._by_address[address] += 1
-        task.add_done_callback(ended)
+    def _occupy(self, task: asyncio.Task[None]) -> None:
+        """Count a handshake until it has ended or is slow."""
+        self._working += 1
+        occupied = True
+
+        def release(*_: object) -> None:
+            nonlocal occupied
+            if occupied:
+                occupied = False
+                timer.cancel()
+                self._working -= 1
+                self._begin()
+
+        timer = self._loop.call_later(_SLOW_SECONDS, release)
+        task.add_done_callback(release)
 
     async def _connect(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -176,6 +212,13 @@ def _ready(sock: socket.socket) -> socket.socket:
     sock.setblocking(False)
     sock.listen(_BACKLOG)
     return sock
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Tell whether the peer of a TCP connection gave up while it waited."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
 
 
 def _remove_stale(path: Path) -> None:

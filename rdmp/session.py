@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rdmp.frames import Decoder, FrameError, encode
 from rdmp.limits import Limits
@@ -105,10 +105,9 @@ class Session(asyncio.Protocol):
     # Life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = made = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
         if self.closing:
-            transport.abort()
+            made.abort()
             return
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
@@ -177,6 +176,11 @@ class Session(asyncio.Protocol):
     def queued(self) -> int:
         """How many messages wait to be sent."""
         return len(self._queue)
+
+    @property
+    def calling(self) -> int:
+        """How many calls to the peer wait for their reply."""
+        return len(self._pending)
 
     def info(self, name: str) -> Any:
         """Return the transport's extra information, such as ``ssl_object``."""
@@ -261,6 +265,8 @@ class Session(asyncio.Protocol):
                 pass
             case Reply() | Progress() if message.id in self._pending:
                 self._answered(message)
+            case Reply() | Progress() if self.established:
+                pass  # it crossed with the cancel of its call
             case Call() if self.established:
                 self._begin_call(message)
             case Cancel() if message.id in self._serving:
@@ -275,6 +281,7 @@ class Session(asyncio.Protocol):
     def _bad_message(self, value: dict[str, Any], error: MessageError) -> None:
         ref = next((value[key] for key in ("tx", "id", "sub") if isinstance(value.get(key), str)), None)
         path = error.faults[0].path if error.faults else None
+        self._fail_pending(value, error)
         if not self.established:
             self.refuse("bad_message", str(error))
             return
@@ -284,6 +291,16 @@ class Session(asyncio.Protocol):
         else:
             self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))
         self.offence("bad_message", f"{self.label}: {error}")
+
+    def _fail_pending(self, value: dict[str, Any], error: MessageError) -> None:
+        """A reply that cannot be read is an answer too: whoever waits for it is told at once."""
+        number = value.get("id")
+        if value.get("type") != "reply" or not isinstance(number, str) or number not in self._pending:
+            return
+        future = self._pending[number].future
+        if not future.done():
+            text = f"{self.label} answered, but its reply is {error} (it may have been carried out)"
+            future.set_exception(RpcError("bad_message", text, error.faults))
 
     # Sending
 

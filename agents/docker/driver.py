@@ -19,6 +19,7 @@ from agents.docker.pool import Pool
 from agents.driver import HostDriver, HostFacts, HostUnreachable, NodeError, NodeEvent, NodeFacts, NodeHeld, NodeState
 from agents.files import NodeFiles
 from agents.health import Probe, probe
+from agents.namespace import in_thread
 from agents.network import Network, NetworkError
 from agents.secrets import SecretError, Secrets
 from agents.spec import NodeSpec
@@ -178,7 +179,7 @@ class DockerDriver(HostDriver):
     async def neighbours(self, spec: NodeSpec) -> None:
         if await asyncio.to_thread(self._files.claimed, spec.node) is None:
             raise NodeError(f"node {spec.node} is not on this host")
-        newest = await asyncio.to_thread(self._files.write_neighbours, spec.node, spec.neighbours)
+        newest = await in_thread(self._files.write_neighbours, spec.node, spec.neighbours)
         if not newest or spec.on_change is None:
             return
         if (how := await self.ended(spec.node)) is not None:

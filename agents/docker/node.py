@@ -28,7 +28,7 @@ from agents.docker.engine import Engine, EngineError
 from agents.docker.pool import Pool, Sandbox
 from agents.driver import NodeError
 from agents.files import Claim, NodeFiles
-from agents.namespace import Namespace, NamespaceGone
+from agents.namespace import Namespace, NamespaceGone, in_thread
 from agents.network import Network
 from agents.secrets import Secrets
 from agents.spec import NodeSpec
@@ -106,7 +106,7 @@ class NodeContainers:
         With `come_back` the engine restarts both containers by itself from now on.
         """
         actions: list[str] = []
-        await asyncio.to_thread(self._claim_and_write, spec, Claim(spec.node, tx))
+        await in_thread(self._claim_and_write, spec, Claim(spec.node, tx))
         workload, sandbox = await together(self.find(spec.node), self.find(sandbox_name(spec.node)))
         if workload is not None and workload.tx != tx:
             raise await self._in_use(spec.node)
@@ -166,6 +166,7 @@ class NodeContainers:
             reserved = await self._ours(taken)
             sandbox = reserved if reserved is not None and reserved.name.startswith(POOL_PREFIX) else None
         mine = [one for one in (workload, sandbox) if one is not None and (one.tx == tx or one.id == taken)]
+        await self._unplug(next((one for one in mine if one is sandbox), None))
         await together(*(self._engine.remove(one.id) for one in mine))
         if spec.volume is not None:
             await self._remove_volume(spec.volume.name, tx)
@@ -181,8 +182,20 @@ class NodeContainers:
                 await self._engine.stop(workload.id, self._grace)
             await self._engine.remove(workload.id)
         if sandbox is not None:
+            await self._unplug(sandbox)
             await self._engine.remove(sandbox.id)
         await self._forget(node)
+
+    async def _unplug(self, sandbox: Container | None) -> None:
+        """Take the NICs out of a sandbox that is about to be removed; one that does not run has none to take."""
+        if sandbox is None or sandbox.status not in _ALIVE:
+            return
+        try:
+            namespace = Namespace.of_container(sandbox.pid, sandbox.id)
+        except NamespaceGone:
+            return  # it ended in this moment
+        with namespace:
+            await self._network.detach(namespace)
 
     async def _remove_volume(self, name: str, tx: str) -> None:
         volume = await self._engine.volume(name)
@@ -214,14 +227,14 @@ class NodeContainers:
                 secrets=self._secrets.place(spec.node, spec.secrets) if spec.secrets else {},
             )
 
-        return await asyncio.to_thread(place)
+        return await in_thread(place)
 
     async def _forget(self, node: str) -> None:
         def forget() -> None:
             self._secrets.remove(node)
             self._files.remove(node)
 
-        await asyncio.to_thread(forget)
+        await in_thread(forget)
 
     async def _get_sandbox(self, node: str, tx: str, reserved: Sandbox | None) -> Sandbox:
         try:

@@ -94,11 +94,12 @@ class Forbidden(Exception):
         self.permission = permission
 
 
+_PARTICIPANT = ("participant:*", "publish:participant.*")
 DEFAULT_ROLES: tuple[Role, ...] = (
     Role("operator", ("operator/*",), (Allowance(("*",)),)),
     Role("publisher", ("publisher/*",), (Allowance(("publish:scaling.*",)),)),
-    Role("agent", ("agent/*",), (Allowance(("participant:*", "publish:node.*")),)),
-    Role("controller", ("controller/*",), (Allowance(("participant:*", "publish:switch.*")),)),
+    Role("agent", ("agent/*",), (Allowance((*_PARTICIPANT, "publish:node.*")),)),
+    Role("controller", ("controller/*",), (Allowance((*_PARTICIPANT, "publish:switch.*")),)),
 )
 """What holds without any role document. A participant votes and tells what it sees; it asks for no change."""
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from odyssey.demo import screen
+from odyssey.demo.only import only_user
 from odyssey.demo.report import Report
 from odyssey.demo.scenario import Demonstration, Options
 from odyssey.lab import Lab, LabError
@@ -34,10 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.chdir(ROOT)
     try:
         demonstration = Demonstration(Lab(), Options(PLATFORM, keep))
+        with only_user(demonstration.lab.settings):
+            report = _show(demonstration)
     except (LabError, OSError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 255
-    report = _show(demonstration)
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")

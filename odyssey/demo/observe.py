@@ -33,6 +33,10 @@ class ObserveError(Exception):
     """An engine or a switch did not answer: what was asked and what came back."""
 
 
+class GoneError(ObserveError):
+    """What was asked for does not exist any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A container that carries Odyssey's label. `pid` is 0 unless it was inspected and runs.
@@ -92,7 +96,8 @@ def ask_engine(engine: Path, path: str) -> Any:
     finally:
         connection.close()
     if answer.status != 200:
-        raise ObserveError(f"the Docker engine at {engine} answers GET {path} with {answer.status}: {body[:200]!r}")
+        kind = GoneError if answer.status == http.HTTPStatus.NOT_FOUND else ObserveError
+        raise kind(f"the Docker engine at {engine} answers GET {path} with {answer.status}: {body[:200]!r}")
     return json.loads(body)
 
 
@@ -102,7 +107,10 @@ def containers(host: str, engine: Path, *, inspect: bool = False) -> tuple[Conta
     found = []
     for entry in ask_engine(engine, f"/containers/json?all=true&filters={filters}"):
         labels: Mapping[str, str] = entry["Labels"]
-        state: Mapping[str, Any] = ask_engine(engine, f"/containers/{entry['Id']}/json")["State"] if inspect else {}
+        try:
+            state: Mapping[str, Any] = ask_engine(engine, f"/containers/{entry['Id']}/json")["State"] if inspect else {}
+        except GoneError:
+            continue  # removed since it was listed
         name = entry["Names"][0].lstrip("/")
         node, role = classify(name, labels)
         found.append(

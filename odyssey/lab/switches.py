@@ -62,13 +62,16 @@ class Switch:
     def set_controller(self) -> None:
         """Point the switch to the controller, unless it is connected.
 
-        Set anew, the switch tries at once: before its first connection it waits up to 8 s between two attempts.
+        Set anew, the switch tries at once: before its first connection it waits up to 8 s between two attempts. In one
+        transaction, because a switch that is without a controller for a moment flushes its flows.
         """
         if self.connected():
             return
         settings = (f"inactivity_probe={INACTIVITY_PROBE}", f"max_backoff={MAX_BACKOFF}")
-        self.vsctl("del-controller", self.name)
-        self.vsctl("set-controller", self.name, CONTROLLER, "--", "set", "controller", self.name, *settings)
+        self.vsctl(
+            "del-controller", self.name, "--", "set-controller", self.name, CONTROLLER,
+            "--", "set", "controller", self.name, *settings,
+        )  # fmt: skip
 
     def connected(self) -> bool:
         """Tell whether the switch has a connection to the controller."""

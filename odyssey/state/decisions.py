@@ -9,17 +9,22 @@ can, made up for at the next start where it cannot.
 from __future__ import annotations
 
 import datetime
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from odyssey.state.store import Append, Conflict, Set, Store
 from odyssey.state.view import Entry, StateView
 from rdmp.decisionlog import DecisionLog
-from rdmp.records import Decision, TxRecord
+from rdmp.records import Decision, TxProgress, TxRecord
 
 TX = "tx/"
 STATE = "state/"
 FOLD = "fold"
+HEURISTIC = "heuristic/"
+_HOPS = 256
+_NO_HOPS = frozenset({"created", "finished", "prepared"})
 Clock = Callable[[], str]
 
 
@@ -32,11 +37,14 @@ class StoreDecisionLog(DecisionLog):
     """Writes decisions and keeps the view in step. Only the leader of the store may use it."""
 
     def __init__(self, store: Store, view: StateView, *, kept: int = 1000, clock: Clock = utc_now) -> None:
-        """`kept` finished transactions stay to be asked for."""
+        """At least `kept` finished transactions stay to be asked for; a tenth more may, to be forgotten together."""
         self._store = store
         self._view = view
         self._kept = kept
+        self._finished: list[tuple[int, str]] = []  # a heap: the lowest seq first
         self._clock = clock
+        self._hops: dict[str, list[Mapping[str, Any]]] = {}
+        self._notes: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._seq = 0
         self._position = 0
 
@@ -45,12 +53,18 @@ class StoreDecisionLog(DecisionLog):
         self._view.incarnation = self._store.incarnation
         for document in await self._store.list(STATE):
             self._view.documents[document.key.removeprefix(STATE)] = document.value
+        for document in await self._store.list(HEURISTIC):
+            tx = document.key.removeprefix(HEURISTIC)
+            self._view.given_up[tx] = TxRecord.from_json(document.value["record"])
+            self._notes[tx] = document.value["notes"]
         marker = await self._store.get(FOLD)
         self._view.index = self._position = marker.value["position"] if marker else 0
-        for document in await self._store.list(TX):
-            entry = Entry.parse(document.value)
-            self._view.entries[entry.record.id] = entry
-            self._seq = max(self._seq, entry.record.seq)
+        entries = [Entry.parse(document.value) for document in await self._store.list(TX)]
+        for entry in sorted(entries, key=lambda item: item.record.seq):
+            self._view.put(entry)
+            self._seq = entry.record.seq
+            if entry.record.finished:
+                self._finished.append((entry.record.seq, entry.record.id))
         decided = [entry for entry in self._view.entries.values() if (entry.position or 0) > self._view.index]
         for entry in sorted(decided, key=lambda item: item.position or 0):
             await self._store.commit(None, self._fold(entry))
@@ -69,15 +83,15 @@ class StoreDecisionLog(DecisionLog):
         record.check()
         if record.id in self._view.entries:
             raise ValueError(f"transaction {record.id} exists already")
-        if taken := self._view.held() & set(record.objects):
-            raise ValueError(f"transaction {record.id}: {sorted(taken)[0]} belongs to another open transaction")
+        if taken := self._view.holder(record.objects):
+            raise ValueError(f"transaction {record.id}: {taken} belongs to another open transaction")
         self._seq += 1
         created = Entry(replace(record, seq=self._seq, revision=1), None, self._clock())
-        self._view.entries[record.id] = created
+        self._view.put(created)
         try:
             await self._store.commit(Set(TX + record.id, created.document(), expect=0))
         except BaseException:
-            del self._view.entries[record.id]
+            self._view.drop(record.id)
             raise
         return created.record
 
@@ -109,7 +123,8 @@ class StoreDecisionLog(DecisionLog):
         record = replace(found.record, done=kept, degraded=dict(degraded), finished=finished, revision=revision + 1)
         entry = replace(found, record=record, finished=self._clock() if finished else None)
         written = await self._write(entry, revision, (), durable=False)
-        if finished:
+        if finished and not found.record.finished:
+            heapq.heappush(self._finished, (record.seq, tx))
             await self._trim()
         return written
 
@@ -117,33 +132,68 @@ class StoreDecisionLog(DecisionLog):
         self, entry: Entry, expect: int, then: Sequence[Set | Append], *, durable: bool
     ) -> TxRecord:
         tx = entry.record.id
+        if (hops := self._hops.get(tx)) is not None:
+            entry = replace(entry, hops=(*entry.hops, *hops[len(entry.hops) :]))
         try:
             await self._store.commit(Set(TX + tx, entry.document(), expect=expect), then, durable=durable)
         except Conflict as lost:
             if lost.actual is None:
                 raise
-            self._view.entries[tx] = Entry.parse(lost.actual.value)
+            self._view.put(Entry.parse(lost.actual.value))
             return self._view.entries[tx].record
-        self._view.entries[tx] = entry
+        self._view.put(entry)
         if then and entry.position is not None:
             self._view.apply(entry.position, entry.record.changes)
+        if entry.record.finished:
+            self._hops.pop(tx, None)
         return entry.record
+
+    def note(self, progress: TxProgress) -> None:
+        """Keep when a step was taken, in memory until the next write about its transaction.
+
+        Of steps of single participants at most `_HOPS` are kept; a transaction may have thousands of them.
+        """
+        found = self._view.entries.get(progress.tx)
+        if found is None or progress.kind in _NO_HOPS:
+            return
+        hops = self._hops.setdefault(progress.tx, list(found.hops))
+        if progress.participant is None or len(hops) < _HOPS:
+            hop = {key: value for key in ("participant", "stage", "reason") if (value := getattr(progress, key))}
+            hops.append({"at": self._clock(), "event": progress.kind, **hop})
+
+    async def give_up(self, tx: str, operator: str, participants: Sequence[str], reason: str) -> None:
+        """Put on record, durably and in the event log, who decided to wait no longer for these participants."""
+        record = replace(self._view.entries[tx].record, finished=True)
+        now = self._clock()
+        note = {"operator": operator, "reason": reason, "participants": list(participants)}
+        notes = [*self._notes.get(tx, ()), {"time": now, **note}]
+        event = Append("tx.heuristic", now, {"tx": tx, "decision": record.state, **note})
+        await self._store.commit(Set(HEURISTIC + tx, {"record": record.to_json(), "notes": notes}), [event])
+        self._view.given_up[tx] = record
+        self._notes[tx] = notes
+
+    def resolutions(self, tx: str) -> Sequence[tuple[Sequence[str], str]]:
+        """Who was given up in a transaction, and the text that tells by whom and why."""
+        return [
+            (note["participants"], f"given up by {note['operator']}: {note['reason']}")
+            for note in self._notes.get(tx, ())
+        ]
 
     async def _trim(self) -> None:
         """Forget the oldest finished transactions beyond what is kept; the newest stays, it carries `seq` on."""
-        finished = sorted(
-            (entry.record for entry in self._view.entries.values() if entry.record.finished), key=lambda item: item.seq
-        )
-        for record in finished[: max(0, len(finished) - self._kept)]:
-            del self._view.entries[record.id]
-            await self._store.commit(Set(TX + record.id, None), durable=False)
+        if len(self._finished) <= self._kept + self._kept // 10:
+            return
+        old = [heapq.heappop(self._finished)[1] for _ in range(len(self._finished) - self._kept)]
+        for tx in old:
+            self._view.drop(tx)
+        await self._store.commit(None, [Set(TX + tx, None) for tx in old], durable=False)
 
     async def open(self) -> Sequence[TxRecord]:
         return self._view.unfinished()
 
     async def lookup(self, tx: str) -> TxRecord | None:
         found = self._view.entries.get(tx)
-        return found.record if found else None
+        return found.record if found else self._view.given_up.get(tx)
 
     def low_water(self) -> int:
-        return min((record.seq for record in self._view.unfinished()), default=self._seq + 1)
+        return self._view.oldest(default=self._seq + 1)

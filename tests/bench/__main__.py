@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from odyssey.demo.only import only_user
 from odyssey.demo.world import World, WorldError
 from odyssey.lab import Lab, LabError
 from odyssey.lab.settings import Settings
@@ -26,8 +27,10 @@ from tests.bench.measure import AddNode, Bare
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = ROOT / "examples" / "shop" / "platform.json"
 TARGET = ROOT / "docs" / "benchmarks.md"
+RDMP = ("<!-- rdmp:begin -->", "<!-- rdmp:end -->")
 NETWORK = "app"
 GOAL = 1.5
+LOAD_BEFORE = os.getloadavg()[0]  # what else kept the machine busy
 
 
 def main() -> int:
@@ -41,17 +44,31 @@ def main() -> int:
     settings = replace(settings, directory=Path(f"{settings.directory}-bench"), prefix="bench")
     lab = Lab(settings)
     try:
-        with bench_platform() as (path, document):
+        with only_user(settings), bench_platform() as (path, document), closing(lab):
             text = asyncio.run(run(World(lab, document), path, options.repetitions))
     except (LabError, WorldError, OSError) as error:
         print(f"bench: {error or type(error).__name__}", file=sys.stderr)
         return 255
-    finally:
-        lab.down(wipe=False)
-    TARGET.write_text(text, encoding="utf-8")
+    TARGET.write_text(with_rdmp(text), encoding="utf-8")
     print(text)
     print(f"written to {TARGET}")
     return 0
+
+
+def with_rdmp(text: str) -> str:
+    """The text with the part of the document that `make bench-rdmp` wrote, if there is one."""
+    old = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
+    begin, end = old.find(RDMP[0]), old.find(RDMP[1])
+    return text if begin < 0 or end < begin else f"{text}\n{old[begin : end + len(RDMP[1])]}\n"
+
+
+@contextmanager
+def closing(lab: Lab) -> Iterator[None]:
+    """Take the lab down at the end, whatever happens."""
+    try:
+        yield
+    finally:
+        lab.down(wipe=False)
 
 
 @contextmanager
@@ -131,7 +148,7 @@ def document(
         "# Benchmarks",
         "",
         f"Written by `make bench` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores, "
-        f"{measure.processor()}.",
+        f"{measure.processor()}; load average {LOAD_BEFORE:.1f} before.",
         f"{len(plain)} repetitions of each, in turn, on the same lab (three Docker engines and two Open vSwitch",
         "instances on this one machine). Milliseconds: median, and the smallest and largest value seen.",
         "",
@@ -145,7 +162,8 @@ def document(
         f"- **{serving / listening:.2f} times** as long as a bare `docker run` until its program listens.",
         "",
         "*Serving* means that an HTTP request to `/healthz` from an lb node's network namespace was answered. The bare",
-        "container gets the same image and the same mounted files. The *first packet* is a frame that is sent every",
+        "container gets the same image and the same mounted files. An agent keeps a few sandboxes ready, so an addNode",
+        "starts one container. The *first packet* is a frame that is sent every",
         "half millisecond from an lb node and is seen on the network card of the new node's host.",
         "",
         "## Where the time of one addNode goes",

@@ -74,7 +74,7 @@ class Transactions(RpcHandler):
 async def hub(folder: Path, name: str) -> None:
     """Run the orchestrator on the store in ``FOLDER/disk``."""
     files = _files(folder, "orchestrator", name)
-    store = SqliteStore(folder / "disk", events_kept=1000)
+    store = SqliteStore(folder / "disk")
     await store.open()
     lease = await store.acquire(name)
     view = StateView()

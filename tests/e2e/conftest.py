@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from odyssey.demo.only import only_user
 from odyssey.demo.world import World
 from odyssey.lab import Lab
 from odyssey.lab.settings import Settings
@@ -21,6 +22,7 @@ PLATFORM = ROOT / "examples" / "shop" / "platform.json"
 DIRECTORY = Path("/var/lib/odyssey-e2e")
 PREFIX = "e2e"
 NODES = {"lb": 1, "app": 2, "db": 1}  # admitted nodes as the document asks for them
+OTHER_RUN = 900  # s to wait for a test run of another clone on the same machine
 FIRST_BUILD = 1200  # s; the first test may have to build the images
 
 
@@ -37,14 +39,15 @@ def lab() -> Iterator[Lab]:
     """Hosts, switches and daemons, from nothing."""
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
-    settings = Settings.from_environment()
-    lab = Lab(replace(settings, directory=DIRECTORY, prefix=PREFIX))
-    lab.down()
-    try:
-        lab.up()
-        yield lab
-    finally:
+    settings = replace(Settings.from_environment(), directory=DIRECTORY, prefix=PREFIX)
+    with only_user(settings, wait=OTHER_RUN):
+        lab = Lab(settings)
         lab.down()
+        try:
+            lab.up()
+            yield lab
+        finally:
+            lab.down()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Two real Open vSwitch switches, three hosts and a border, without Docker, for the tests of the controller.
 
-Everything has the prefix ``ctl-``.  A host is a network namespace with a cable to each switch; a node is one with
-two VEPA macvlans on the NICs of its host, as the agent makes them.
+Everything has the prefix ``ctl<process>-``, so that two runs do not meet.  A host is a network namespace with a cable
+to each switch; a node is one with two VEPA macvlans on the NICs of its host, as the agent makes them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,7 +30,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from rdmp.tls import TlsFiles
 from tests.unit.controller import samples
 
-PREFIX = "ctl-"
+PREFIX = f"ctl{os.getpid()}-"
+SUBNET = f"198.18.{os.getpid() % 256}"  # RFC 2544: for tests
 HOSTS = ("h1", "h2", "h3")
 SWITCHES = ("sw1", "sw2")
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -154,18 +156,18 @@ class OpenVSwitch:
     @property
     def controller_address(self) -> str:
         """The address under which this switch reaches the test process."""
-        return f"198.18.77.{4 * self.number + 1}"
+        return f"{SUBNET}.{4 * self.number + 1}"
 
     def start(self) -> None:
         """Start the daemons and make the bridge, without ports and without a controller."""
         self.directory.mkdir(parents=True)
         run("ip", "netns", "add", f"{PREFIX}{self.name}")
         inside(self.name, "ip", "link", "set", "lo", "up")
-        outer = f"{PREFIX}m{self.number}"
+        outer = f"ctl{os.getpid()}m{self.number}"
         run("ip", "link", "add", outer, "type", "veth", "peer", "name", "mgmt0", "netns", f"{PREFIX}{self.name}")
         run("ip", "addr", "add", f"{self.controller_address}/30", "dev", outer)
         run("ip", "link", "set", outer, "up")
-        inside(self.name, "ip", "addr", "add", f"198.18.77.{4 * self.number + 2}/30", "dev", "mgmt0")
+        inside(self.name, "ip", "addr", "add", f"{SUBNET}.{4 * self.number + 2}/30", "dev", "mgmt0")
         inside(self.name, "ip", "link", "set", "mgmt0", "up")
         run("ovsdb-tool", "create", f"{self.directory}/conf.db", OVS_SCHEMA)
         self._daemon("ovsdb-server", f"{self.directory}/conf.db", f"--remote=punix:{self.directory}/db.sock")
@@ -270,12 +272,14 @@ class Lab:
     def down(self) -> None:
         for switch in self.switches.values():
             switch.stop()
-        names = run("ip", "netns", "list").split()
-        for name in names:
-            if name.startswith(PREFIX):
+        for name in run("ip", "netns", "list").split():
+            owner = re.match(r"ctl(\d+)-", name)
+            # Also what a run left that was killed: its process is gone.
+            if owner and (int(owner[1]) == os.getpid() or not Path(f"/proc/{owner[1]}").exists()):
+                for pid in run("ip", "netns", "pids", name).split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
                 run("ip", "netns", "del", name, check=False)
-        for number in range(1, len(SWITCHES) + 1):
-            run("ip", "link", "del", f"{PREFIX}m{number}", check=False)
 
     def add_node(self, node: str, host: str, address: str) -> None:
         """Attach a node as the agent does: two VEPA macvlans with one MAC, a /32 on lo, two routes."""

@@ -23,7 +23,7 @@ from tests.integration.rdmp_victim import leave_with_parent
 
 LIMITS = Limits(
     heartbeat=0.5, heartbeat_misses=10, handshake_timeout=1.5, frame_timeout=1.0, messages_per_second=1000,
-    offences_per_connection=20, handshakes_per_address=100, max_connections=400, connections_per_certificate=10,
+    offences_per_connection=20, handshakes_per_address=100, max_connections=3000, connections_per_certificate=10,
     peer_wait=0.2, repeat_interval=0.5, stage_wait=1.0, calls_per_peer=8, send_queue_messages=1000,
 )  # fmt: skip
 

@@ -154,6 +154,24 @@ async def test_two_nodes_of_one_host_meet_on_the_cable_only(
     assert data == b"neighbour" and address[0] == "172.16.20.1"
 
 
+async def test_a_frame_with_the_mac_of_a_neighbour_does_not_stay_on_the_host(
+    host: DockerHost, agent: Agent, wires: tuple[Wire, Wire]
+) -> None:
+    await agent.add("t1", node_spec(3), node_spec(4))
+    frame = _datagram(b"past the switch", "172.16.20.4", "172.16.20.3")
+    with (
+        Namespace(os.open(f"/proc/{host.pid('shop-app-4')}/ns/net", os.O_RDONLY)) as namespace,
+        await namespace.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw,
+        await udp(host, "shop-app-3") as receiver,
+    ):
+        receiver.bind(("172.16.20.3", PORT))
+        raw.bind(("fab0", ETHERTYPE_IPV4))
+        raw.send(frame)
+        assert await wires[0].frame(b"past the switch") == frame
+        with pytest.raises(BlockingIOError):
+            receiver.recv(100)
+
+
 async def test_traffic_changes_to_the_second_nic_and_back(
     host: DockerHost, agent: Agent, wires: tuple[Wire, Wire]
 ) -> None:

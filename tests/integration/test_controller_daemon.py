@@ -54,6 +54,7 @@ class Daemon:
             "pki_dir": str(folder),
             "openflow_listen": f"0.0.0.0:{self.port}",
             "verify_seconds": 1.0,
+            "switch_wait_seconds": 1.0,
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
         (folder / "controller.toml").write_text(

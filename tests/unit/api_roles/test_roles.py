@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from odyssey.api.roles import DEFAULT_ROLES, Forbidden, Permission, Role, authorise, roles_from_documents
+from rdmp.tls import Identity
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,8 @@ def test_a_document_may_replace_a_default_role() -> None:
 def test_a_faulty_role_document_is_refused(document: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         Role.from_document("r", document)
+
+
+@pytest.mark.parametrize("role", ["agent", "controller"])
+def test_a_participant_may_tell_that_an_effect_failed(role: str) -> None:
+    authorise(Identity("lab", role, "h1"), Permission("publish:participant.effect_failed"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ class Rig:
 
     def __init__(self, **options: Any) -> None:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
-        settings: dict[str, Any] = {"allow_absent": False, "verify_seconds": 3600.0} | options
+        settings: dict[str, Any] = {"allow_absent": False, "verify_seconds": 3600.0, "wait_seconds": 0.05} | options
         self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
         self.switches: dict[str, FakeSwitch] = {}
         self.state: dict[str, Any] = {}
@@ -115,6 +116,18 @@ async def test_dark_entries_come_with_prepare_and_go_with_abort(rig: Rig) -> Non
     assert await rig.participant.status(tx.id) == {"open": False}
 
 
+async def test_an_abort_that_a_switch_failed_is_carried_out_by_its_repeat(rig: Rig) -> None:
+    await rig.carry_out(samples.shop())
+    before = rig.switches["sw1"].tables
+    tx = rig.transaction({"changes": {}, "dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
+    await rig.participant.prepare(tx)
+    rig.switches["sw1"].refuse = "sw1: table full"
+    with pytest.raises(ChannelError, match="table full"):
+        await rig.participant.abort(tx)
+    await rig.participant.abort(tx)
+    assert rig.switches["sw1"].tables == before
+
+
 async def test_one_commit_is_one_write_and_keeps_what_does_not_change(rig: Rig) -> None:
     await rig.carry_out(samples.shop())
     tx = rig.transaction({"changes": {}, "dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
@@ -188,6 +201,23 @@ async def test_prepare_refuses_with_reasons(rig: Rig) -> None:
     assert (await rig.participant.observe())["open"] == {tx.id: ["shop-app-3"]}
 
 
+async def test_prepare_waits_a_moment_for_a_switch_that_is_away() -> None:
+    rig = Rig(wait_seconds=5.0)
+    await rig.participant.restore({}, [])
+    await rig.connect("sw1", 1)
+    tx = rig.transaction({"changes": samples.shop()}, admit=samples.shop())
+    waiting = asyncio.create_task(rig.participant.prepare(tx))
+    await rig.settle()
+    assert not waiting.done()
+    await rig.connect("sw2", 2)
+    await waiting
+    await rig.close()
+    rig = Rig()
+    await rig.participant.restore({}, [])
+    with pytest.raises(Refused, match=r"switch sw1 is not connected; switch sw2 is not connected; connect it"):
+        await rig.participant.prepare(tx)
+
+
 async def test_open_transactions_reserve_room(rig: Rig) -> None:
     documents = samples.shop() | {"inventory": samples.inventory(max_entries=69)}
     await rig.carry_out(documents)  # 67 entries on sw1
@@ -228,6 +258,52 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
         assert observed["open"] == {} and observed["bindings"]["shop-app-3"] == "admitted"
         assert observed["revision"] == tx.seq
         assert schemas.validate("controller-observation", observed) == ()
+    finally:
+        await second.close()
+
+
+async def test_a_controller_with_an_empty_journal_removes_nothing() -> None:
+    """Its journal was lost: the switches keep forwarding as they were told."""
+    first = Rig()
+    await first.participant.restore({}, [])
+    for name, number in (("sw1", 1), ("sw2", 2)):
+        await first.connect(name, number)
+    await first.carry_out(samples.shop())
+    await first.close()
+    second = Rig()
+    try:
+        await second.participant.restore({}, [])
+        for name, number in (("sw1", 1), ("sw2", 2)):
+            await second.connect(name, number, first.switches[name].tables)
+        removal = second.transaction(None, retire={"binding/shop-app-2": None})
+        with pytest.raises(Refused, match="no inventory"):
+            await second.participant.prepare(removal)
+        await second.participant.abort(removal)
+        assert [switch.writes for switch in second.switches.values()] == [[], []]
+    finally:
+        await second.close()
+
+
+async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() -> None:
+    """The switches have admitted a node, and the controller dies before its journal has the result."""
+    first = Rig()
+    await first.participant.restore({}, [])
+    for name, number in (("sw1", 1), ("sw2", 2)):
+        await first.connect(name, number)
+    await first.carry_out(samples.shop())
+    tx = first.transaction({"dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
+    await first.participant.prepare(tx)
+    await first.participant.commit(tx, "admit")
+    await first.close()
+    second = Rig()
+    try:
+        await second.participant.restore(first.state, [replace(tx, stage="admit")])
+        for name, number in (("sw1", 1), ("sw2", 2)):
+            await second.connect(name, number, first.switches[name].tables)
+        assert [switch.writes for switch in second.switches.values()] == [[], []]
+        assert (await second.participant.observe())["bindings"]["shop-app-3"] == "admitted"
+        await second.commit(tx, "admit")
+        assert (await second.participant.observe())["open"] == {}
     finally:
         await second.close()
 
