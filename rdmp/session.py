@@ -349,7 +349,10 @@ class Session(asyncio.Protocol):
         except FrameError as error:  # the peer accepts only very small messages
             code = message.code if isinstance(message, Error) else error.code
             self._urgent.append(encode(Error(code, "").to_json(), self._limits.max_message_bytes))
-        self._flush_soon()
+        if isinstance(message, Pong):  # of a flood, one write for many
+            self._flush_soon()
+        else:
+            self._flush()
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
