@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rdmp.records import Decision, TxRecord
+from rdmp.records import Decision, TxProgress, TxRecord
 
 
 class DecisionLog(ABC):
@@ -55,6 +55,9 @@ class DecisionLog(ABC):
     @abstractmethod
     def low_water(self) -> int:
         """Return a number such that every transaction with a lower ``seq`` is finished."""
+
+    def note(self, progress: TxProgress) -> None:  # noqa: B027  a log need not care
+        """Hear of a step of a transaction as it happens, for a trace of it; must not block and need not keep it."""
 
 
 class MemoryDecisionLog(DecisionLog):
