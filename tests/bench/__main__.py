@@ -30,6 +30,7 @@ TARGET = ROOT / "docs" / "benchmarks.md"
 RDMP = ("<!-- rdmp:begin -->", "<!-- rdmp:end -->")
 NETWORK = "app"
 GOAL = 1.5
+LOAD_BEFORE = os.getloadavg()[0]  # what else kept the machine busy
 
 
 def main() -> int:
@@ -147,7 +148,7 @@ def document(
         "# Benchmarks",
         "",
         f"Written by `make bench` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores, "
-        f"{measure.processor()}.",
+        f"{measure.processor()}; load average {LOAD_BEFORE:.1f} before.",
         f"{len(plain)} repetitions of each, in turn, on the same lab (three Docker engines and two Open vSwitch",
         "instances on this one machine). Milliseconds: median, and the smallest and largest value seen.",
         "",
@@ -161,7 +162,8 @@ def document(
         f"- **{serving / listening:.2f} times** as long as a bare `docker run` until its program listens.",
         "",
         "*Serving* means that an HTTP request to `/healthz` from an lb node's network namespace was answered. The bare",
-        "container gets the same image and the same mounted files. The *first packet* is a frame that is sent every",
+        "container gets the same image and the same mounted files. An agent keeps a few sandboxes ready, so an addNode",
+        "starts one container. The *first packet* is a frame that is sent every",
         "half millisecond from an lb node and is seen on the network card of the new node's host.",
         "",
         "## Where the time of one addNode goes",
