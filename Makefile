@@ -2,7 +2,7 @@
 # Everything a newcomer may type. The targets install what they need (Debian 12, as root); a second run is instant.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-unit test-integration test-e2e demo bench bench-rdmp lab-up lab-down lock clean
+.PHONY: help setup lint format test test-unit test-integration test-e2e simulate demo bench bench-rdmp lab-up lab-down lock clean
 PY := .venv/bin/python
 IMAGE_SCRIPTS := $(wildcard examples/shop/images/*/*.py)
 
@@ -32,6 +32,9 @@ test-integration: setup ## tests of one part on real engines and switches
 
 test-e2e: setup ## tests of the whole
 	$(PY) -m pytest tests/e2e
+
+simulate: setup ## RDMP under a simulated clock, network and disk: SEEDS=100000 FIRST=0 JOBS=1
+	@$(PY) -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) --jobs $(or $(JOBS),1)
 
 demo: setup ## the main job, start to end; DEMO_KEEP=1 leaves it up, DEMO_REPORT=FILE writes the result as JSON
 	@$(PY) -m odyssey.demo

@@ -22,6 +22,7 @@ from schemas import Fault, SchemaError
 Json = Mapping[str, Any]
 NAME_WAIT = 10.0  # seconds that a node waits until an aborted transaction has let go of its name
 NAME_POLL = 0.1
+ABORTED_PREFIX = "aborted/"  # state documents: the operations of those transactions
 ABORTED_KEPT = 64  # aborted transactions whose late traces are looked for
 LOG_LINES = 20  # of a node that did not start, shown with the reason
 METHODS = ("connections", "images", "logs", "observe", "status")
@@ -65,6 +66,9 @@ class AgentParticipant(Participant):
 
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         self._table.load(state)
+        for key, document in state.items():
+            if key.startswith(ABORTED_PREFIX):
+                self._aborted[key.removeprefix(ABORTED_PREFIX)] = Operation.parse(document)
         self.restored.set()
         _log.info("%d committed nodes, %d transactions in doubt", len(self._table.names()), len(in_doubt))
 
@@ -252,11 +256,15 @@ class AgentParticipant(Participant):
         except SchemaError:
             return Effect()  # it was refused before anything was done
         await asyncio.gather(*(self._discard(spec, tx.id) for spec in operation.start))
-        if operation.start:
-            self._aborted[tx.id] = operation
-            while len(self._aborted) > ABORTED_KEPT:
-                self._aborted.popitem(last=False)
-        return Effect()
+        if not operation.start:
+            return Effect()
+        # Kept in the journal too: a call that outlives this agent may also outlive the next one.
+        self._aborted[tx.id] = operation
+        state: dict[str, Json | None] = {ABORTED_PREFIX + tx.id: tx.operation}
+        while len(self._aborted) > ABORTED_KEPT:
+            oldest, _ = self._aborted.popitem(last=False)
+            state[ABORTED_PREFIX + oldest] = None
+        return Effect(state=state)
 
     async def _sweep(self) -> None:
         """Remove what came of an aborted transaction after its abort.

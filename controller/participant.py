@@ -45,6 +45,8 @@ class ControllerParticipant(Participant):
         one = OpenTransaction.of(tx.id, tx.seq, tx.operation)
         try:
             _, outcome = self._ledger.prepared(one)
+            if outcome.intent.inventory is None:
+                raise Refused("the controller has no inventory: set it first, or was its journal lost?")
             if not self._allow_absent:
                 await self._require_switches(outcome)
             # The ledger may be another one after the wait.
@@ -84,9 +86,11 @@ class ControllerParticipant(Participant):
         return Effect(detail={"entries": self._counts()}, degraded=degraded, state=state)
 
     async def abort(self, tx: Transaction) -> Effect:
-        had = self._ledger.open.get(tx.id)
         self._ledger = self._ledger.without(tx.id)
-        if had is None or not had.dark:
+        # Asked of the operation and not of the ledger: a repeat after a failure finds it gone from there.
+        if schemas.validate("controller-operation", tx.operation):
+            return Effect()  # it was refused before anything was done
+        if not OpenTransaction.of(tx.id, tx.seq, tx.operation).dark:
             return Effect()
         failed = await self.switches.bring_all()
         # A switch that is away loses the entries when it connects; only one that is here can fail to.
@@ -108,6 +112,10 @@ class ControllerParticipant(Participant):
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]
         self._ledger = Ledger.restored(state, opened)
+        for tx, one in zip(in_doubt, opened, strict=True):
+            if tx.stage is not None:
+                # Decided, and perhaps in the switches already: a node that was admitted must not be dark again.
+                self._ledger = self._ledger.with_stage(one, tx.stage)
         counts = self._counts()
         _log.info("restored: revision %d, %d open transactions, entries %s", self._ledger.revision, len(opened), counts)
         self.restored.set()

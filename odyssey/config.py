@@ -31,6 +31,8 @@ class OrchestratorLimits:
     """How often left-over draining nodes are looked for."""
     events_kept: int = 100_000
     """Events that the log keeps."""
+    events_max_age: float = 30 * 86400.0
+    """How old a kept event may become."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

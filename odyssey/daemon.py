@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from odyssey.api.bus import Bus
 from odyssey.api.handler import Api, Service
 from odyssey.api.queries import Queries
 from odyssey.api.roles import roles_from_documents
 from odyssey.config import Config, ConfigError, load
 from odyssey.orchestrator.calls import CallBook
+from odyssey.orchestrator.deadletters import DeadLetters
 from odyssey.orchestrator.engine import Engine
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.settle import Settler
@@ -27,6 +29,7 @@ from odyssey.security.enrol import EnrolServer, Report, enrol_context
 from odyssey.security.tokens import JoinTokens
 from odyssey.state.decisions import StoreDecisionLog
 from odyssey.state.eventlog import StoreEventLog
+from odyssey.state.retention import Retention
 from odyssey.state.sqlite import SqliteStore
 from odyssey.state.store import Store, StoreError
 from odyssey.state.tokens import StoredTokens
@@ -71,23 +74,28 @@ async def _run(config: Config) -> None:
 async def running(config: Config) -> AsyncIterator[Hub]:
     """The whole daemon, from the moment it serves to the moment it has stopped."""
     async with contextlib.AsyncExitStack() as stack:
-        store = SqliteStore(config.state_dir, events_kept=config.limits.events_kept)
+        store = SqliteStore(config.state_dir)
         await store.open()
         stack.push_async_callback(store.close)
         lease = await store.acquire(config.name)
         state = await _State.load(store)
         authority = CertificateAuthority.load(config.ca_dir) if config.ca_dir else None
         tokens = JoinTokens(StoredTokens(store), config.cluster, authority.fingerprint) if authority else None
-        hub, settler = _assemble(config, state, tokens, lease.epoch)
+        hub, settler, bus = _assemble(config, state, tokens, lease.epoch)
         stack.push_async_callback(hub.close)
         _log.info("leading %s under epoch %d, state at index %d", config.cluster, lease.epoch, state.view.index)
         await hub.recover()
+        for record in state.view.unfinished():
+            bus.carry_out(record.id)
         await _serve(config, hub)
         if authority and tokens and config.enrol_listen:
             context = enrol_context(config.pki_dir / "cert.pem", config.pki_dir / "key.pem")
             enrolment = EnrolServer(authority, tokens, context, report=_joined(hub))
             await enrolment.serve(*config.enrol_listen)
             stack.push_async_callback(enrolment.close)
+        retention = Retention(store, config.limits.events_kept, config.limits.events_max_age)
+        trimming = asyncio.create_task(retention.run(), name="retention")
+        stack.callback(trimming.cancel)
         settling = asyncio.create_task(settler.run(), name="settler")
         stack.callback(settling.cancel)
         yield hub
@@ -97,6 +105,7 @@ async def running(config: Config) -> AsyncIterator[Hub]:
 class _State:
     """What stands in the store, and what keeps it."""
 
+    store: Store
     view: StateView
     decisions: StoreDecisionLog
     events: StoreEventLog
@@ -105,14 +114,14 @@ class _State:
     @classmethod
     async def load(cls, store: Store) -> _State:
         view = StateView()
-        state = cls(view, StoreDecisionLog(store, view), StoreEventLog(store), CallBook(store))
+        state = cls(store, view, StoreDecisionLog(store, view), StoreEventLog(store), CallBook(store))
         await state.decisions.load()
         for call_id in await state.calls.interrupt():
             _log.warning("call %s was cut off by a restart; repeat it with the same id to take it up again", call_id)
         return state
 
 
-def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: int) -> tuple[Hub, Settler]:
+def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: int) -> tuple[Hub, Settler, Bus]:
     """Wire the parts; nothing serves yet."""
     roles = roles_from_documents(config.roles)
     api = Api(roles)
@@ -123,8 +132,9 @@ def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: i
     runner = StepRunner(hub, questions, epoch, config.limits.drain_poll)
     engine = Engine(state.view, state.calls, questions, runner, config.limits)
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
-    api.open(Service(engine, roles), queries, tokens, _address(config.enrol_listen))
-    return hub, Settler(engine, state.view, config.limits.settle_interval)
+    bus = Bus(epoch, state.view, state.decisions, hub, DeadLetters(state.store, hub))
+    api.open(Service(engine, roles), queries, bus, tokens, _address(config.enrol_listen))
+    return hub, Settler(engine, state.view, config.limits.settle_interval), bus
 
 
 def _address(listen: tuple[str, int] | None) -> str | None:

@@ -7,6 +7,7 @@ import asyncio
 import getpass
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -24,33 +25,57 @@ __all__ = ["Client", "Endpoint", "RpcError", "Subscription", "TlsFiles"]
 Json = Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """Events that were asked for and cannot be had; ``following`` is the index after them."""
+
+    text: str
+    following: int | None
+
+
 class Subscription(AsyncIterator[Event]):
     """Events as they come.  Iteration ends with RpcError when the server ends it or the connection is lost.
 
-    ``index`` was the newest event when it began; ``next_index`` is where to subscribe again after a loss; ``lost`` says
-    which events were asked for and are no longer kept.
+    ``index`` was the newest event when it began; ``next_index`` is where to subscribe again after a loss.  Events that
+    are no longer kept do not end it: ``lost`` is the last notice of such a gap, ``on_lost`` is called with each in its
+    place among the events.  With ``until`` set, iteration stops once no event up to that index can come any more (use
+    it with the topic ``>``: only events that are sent are seen).
     """
 
     def __init__(self, client: Client, number: str, from_index: int | None) -> None:
         self.index = 0
         self.next_index = from_index or 0
         self.lost: str | None = None
+        self.on_lost: Callable[[str], None] | None = None
+        self.until: int | None = None
         self._client = client
         self._number = number
-        self._events: deque[Event] = deque()
+        self._events: deque[Event | _Gap] = deque()
         self._error: RpcError | None = None
         self._wake = asyncio.Event()
 
     async def __anext__(self) -> Event:
-        while not self._events:
-            if self._error is not None:
+        while self.until is None or self.next_index <= self.until:
+            if self._events:
+                item = self._events.popleft()
+                if isinstance(item, Event):
+                    self.next_index = item.index + 1
+                    self._client.acknowledge(self._number, item.index)
+                    return item
+                self._told_of(item)
+            elif self._error is not None:
                 raise self._error
-            self._wake.clear()
-            await self._wake.wait()
-        event = self._events.popleft()
-        self.next_index = event.index + 1
-        self._client.acknowledge(self._number, event.index)
-        return event
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+        raise StopAsyncIteration
+
+    def _told_of(self, gap: _Gap) -> None:
+        self.lost = gap.text
+        if gap.following is not None:
+            self.next_index = max(self.next_index, gap.following)
+        if self.on_lost is not None:
+            self.on_lost(gap.text)
 
     def close(self) -> None:
         """End the subscription."""
@@ -59,6 +84,11 @@ class Subscription(AsyncIterator[Event]):
     def push(self, event: Event) -> None:
         """Take an event from the connection."""
         self._events.append(event)
+        self._wake.set()
+
+    def gap(self, text: str, following: int | None) -> None:
+        """Take the notice that events before the index ``following`` cannot be had."""
+        self._events.append(_Gap(text, following))
         self._wake.set()
 
     def fail(self, error: RpcError) -> None:
@@ -118,7 +148,7 @@ class Client:
         except RpcError:
             self._subscriptions = {key: one for key, one in self._subscriptions.items() if one not in made}
             raise
-        made[0].index = int(reply["index"])
+        made[0].index = _index(reply)
         if from_index is None:
             made[0].next_index = made[0].index + 1
         return made[0]
@@ -126,7 +156,7 @@ class Client:
     async def publish(self, topic: str, data: Json) -> int:
         """Publish an event; returns its index once it is stored.  Raises RpcError."""
         reply = await self._open().request(lambda number: Publish(number, topic, data), self.limits.call_timeout)
-        return int(reply["index"])
+        return _index(reply)
 
     async def close(self) -> None:
         """End the connection."""
@@ -158,7 +188,7 @@ class Client:
             one.push(Event(message.index, message.time, message.topic, message.data))
         elif isinstance(message, Error) and (one := self._subscriptions.get(message.ref or "")) is not None:
             if message.code == "events_lost":
-                one.lost = message.message
+                one.gap(message.message, message.index)
             else:
                 del self._subscriptions[message.ref or ""]
                 one.fail(RpcError(message.code, message.message))
@@ -194,6 +224,13 @@ class _Link(Dialler):
 
     async def session_call(self, session: Session, method: str, params: Json, progress: ProgressSender) -> Json:
         raise RpcError("unknown_method", "a client answers no calls")
+
+
+def _index(reply: Json) -> int:
+    index = reply.get("index")
+    if not isinstance(index, int):
+        raise RpcError("bad_message", f"the reply holds no index of an event: {dict(reply)}")
+    return index
 
 
 def _user() -> str:

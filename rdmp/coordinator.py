@@ -189,6 +189,24 @@ class Coordinator:
         self._veto(reason)
         return self._take()
 
+    def awaited(self) -> tuple[str, ...]:
+        """Return whom the decision waits for now."""
+        return self._view().awaited()
+
+    def give_up(self, peers: Iterable[str], reason: str, now: float) -> list[Output]:
+        """Wait no longer for ``peers`` to carry out the decision: they count as answered, and as degraded."""
+        self._now = now
+        for peer in peers:
+            if self.phase is Phase.COMMITTING:
+                for stage in reversed(self.record.stages):  # the stage that is waited for comes last, and moves on
+                    self._stage_done(peer, stage, reason)
+            elif self.phase is Phase.ABORTING and peer in self.record.participants:
+                self._degraded[peer] = reason
+                self._aborted(peer)
+        if self.phase is Phase.COMMITTING:
+            self._advance()
+        return self._take()
+
     def written(self, record: TxRecord, now: float) -> list[Output]:
         """The log carried out the last Create, Decide or Advance and holds ``record``."""
         self._now = now
@@ -465,6 +483,8 @@ class Coordinator:
 
 def answer_inquiry(record: TxRecord | None, inquiry: Inquire, peer: str, epoch: int, low_water: int) -> list[Message]:
     """Answer ``peer``, who is in doubt about a transaction that is finished or unknown here."""
+    if record is not None and inquiry.seq not in (0, record.seq):
+        record = None  # after the store was set back: another transaction took the id
     if record is None and inquiry.epoch >= epoch:
         text = f"transaction {inquiry.tx} of epoch {inquiry.epoch} is not known here"
         return [Error("unknown_tx", text, None, inquiry.tx)]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rdmp.records import Decision, TxRecord
+from rdmp.records import Decision, TxProgress, TxRecord
 
 
 class DecisionLog(ABC):
@@ -21,7 +21,9 @@ class DecisionLog(ABC):
     async def create(self, record: TxRecord) -> TxRecord:
         """Store a new record durably, give it the next ``seq`` and a revision, and return it so.
 
-        Raises ValueError if the id is in use or an object is reserved by another open transaction.
+        Raises ValueError if the id is in use or an object is reserved by another open transaction.  A log that several
+        orchestrators share must also refuse one whose epoch is not the newest: its successor has read ``open`` already,
+        so that nobody would carry the record on before the next start.
         """
 
     @abstractmethod
@@ -53,6 +55,9 @@ class DecisionLog(ABC):
     @abstractmethod
     def low_water(self) -> int:
         """Return a number such that every transaction with a lower ``seq`` is finished."""
+
+    def note(self, progress: TxProgress) -> None:  # noqa: B027  a log need not care
+        """Hear of a step of a transaction as it happens, for a trace of it; must not block and need not keep it."""
 
 
 class MemoryDecisionLog(DecisionLog):

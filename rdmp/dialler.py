@@ -23,7 +23,10 @@ BOOT = uuid.uuid4().hex
 class Dialler(SessionOwner):
     """The dialling side of one connection.  A subclass says what follows the welcome."""
 
-    def __init__(self, endpoint: Endpoint, tls: TlsFiles | None, me: Identity, limits: Limits) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tls: TlsFiles | None, me: Identity, limits: Limits, groups: tuple[str, ...] = ()
+    ) -> None:
+        self.groups = groups
         self.endpoint = endpoint
         self.me = me
         self.limits = limits
@@ -84,11 +87,15 @@ class Dialler(SessionOwner):
                 return
         versions = (PROTOCOL_OLDEST, PROTOCOL_VERSION)
         limits = {"max_message_bytes": self.limits.max_message_bytes}
-        session.send(Hello(versions, self.me.name, self.me.role, BOOT, self._epoch, limits))
+        session.send(Hello(versions, self.me.name, self.me.role, BOOT, self._epoch, limits, self.groups or None))
 
     def session_message(self, session: Session, message: Message) -> None:
         if session.established:
             self.received(session, message)
+        elif isinstance(message, Welcome) and not PROTOCOL_OLDEST <= message.version <= PROTOCOL_VERSION:
+            text = f"version {message.version} was chosen; {PROTOCOL_OLDEST} to {PROTOCOL_VERSION} are spoken here"
+            self._fail(RpcError("version", f"{self.endpoint}: {text}"))
+            session.refuse("version", text)
         elif isinstance(message, Welcome):
             session.establish(message.heartbeat)
             self.welcomed(session, message)

@@ -98,6 +98,18 @@ class Driver:
             self._apply(drive, drive.machine.veto(reason, self._loop.time()))
         return drive is not None
 
+    def awaited(self, tx: str) -> tuple[str, ...]:
+        """Return whom an open transaction waits for."""
+        drive = self._drives.get(tx)
+        return drive.machine.awaited() if drive is not None else ()
+
+    def give_up(self, tx: str, peers: Iterable[str], reason: str) -> bool:
+        """Wait no longer for ``peers`` in a transaction that is decided; tells whether it is driven here."""
+        drive = self._drives.get(tx)
+        if drive is not None:
+            self._apply(drive, drive.machine.give_up(peers, reason, self._loop.time()))
+        return drive is not None
+
     def open(self) -> tuple[TxRecord, ...]:
         """Return the records of the transactions that are driven here."""
         return tuple(drive.machine.record for drive in self._drives.values())
@@ -212,6 +224,7 @@ class Driver:
             self._send(peer, message)
 
     def _tell(self, drive: _Drive, progress: TxProgress) -> None:
+        self._log.note(progress)
         if drive.on_progress is not None:
             try:
                 drive.on_progress(progress)

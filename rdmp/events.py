@@ -62,17 +62,25 @@ class EventLog(ABC):
 
 
 class MemoryEventLog(EventLog):
-    """The newest ``kept`` events in memory."""
+    """The newest ``kept`` events in memory, none of them more than ``max_age`` seconds older than the newest."""
 
-    def __init__(self, kept: int = 10_000) -> None:
+    def __init__(self, kept: int = 10_000, max_age: float | None = None) -> None:
         self._events: deque[Event] = deque(maxlen=kept)
+        self._max_age = max_age
         self._last = 0
 
     async def append(self, events: Sequence[NewEvent]) -> int:
         for event in events:
             self._last += 1
             self._events.append(Event(self._last, event.time, event.topic, event.data))
+        while self._max_age is not None and self._age() > self._max_age:
+            self._events.popleft()
         return self._last
+
+    def _age(self) -> float:
+        """Return the seconds between the oldest and the newest event that are kept."""
+        oldest, newest = (datetime.fromisoformat(self._events[place].time) for place in (0, -1))
+        return (newest - oldest).total_seconds()
 
     async def read(self, from_index: int, limit: int) -> Sequence[Event]:
         return [event for event in self._events if event.index >= from_index][:limit]
@@ -102,6 +110,7 @@ class _Subscription:
     id: str
     topics: tuple[str, ...]
     cursor: int
+    newest: int  # what stood in the log when it began: where the log has nothing up to here, it was forgotten
     sent: deque[int] = field(default_factory=deque)  # indexes sent and not acknowledged
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -118,6 +127,16 @@ class EventBus:
         self._appender: asyncio.Task[None] | None = None
         self._subscriptions: dict[tuple[Session, str], _Subscription] = {}
         self.dropped = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait to be stored."""
+        return len(self._queue)
+
+    @property
+    def subscriptions(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._subscriptions)
 
     async def publish(self, topic: str, data: Json) -> int:
         """Append an event and return its index; raises RpcError ``overloaded`` or what the log raised."""
@@ -150,7 +169,8 @@ class EventBus:
         if (session, number) in self._subscriptions:
             raise RpcError("duplicate_id", f"subscription {number} exists already")
         last = await self._log.last_index()
-        subscription = _Subscription(session, number, topics, last + 1 if from_index is None else from_index)
+        cursor = last + 1 if from_index is None else max(1, from_index)
+        subscription = _Subscription(session, number, topics, cursor, last)
         self._subscriptions[session, number] = subscription
         subscription.task = asyncio.create_task(self._feed(subscription), name="rdmp subscription")
         return last
@@ -207,11 +227,12 @@ class EventBus:
                 one.wake.clear()
                 events = await self._log.read(one.cursor, self._limits.event_batch)
                 if not events:
+                    if one.cursor <= one.newest:
+                        self._lost(one, one.newest + 1)
                     await one.wake.wait()
                     continue
                 if events[0].index > one.cursor:
-                    text = f"events {one.cursor} to {events[0].index - 1} are no longer kept"
-                    one.session.send(Error("events_lost", text, None, one.id))
+                    self._lost(one, events[0].index)
                 for event in events:
                     one.cursor = event.index + 1
                     if any(matches(pattern, event.topic) for pattern in one.topics):
@@ -219,12 +240,18 @@ class EventBus:
                         self._send(one, event)
         except TimeoutError:
             text = f"no acknowledgement for {self._limits.ack_timeout:g} s; subscribe again from index {one.cursor - 1}"
-            one.session.send(Error("slow_subscriber", text, None, one.id))
+            one.session.send(Error("slow_subscriber", text, None, one.id, one.cursor - 1))
             self._subscriptions.pop((one.session, one.id), None)
         except Exception as error:
             _log.exception("a subscription failed")
             one.session.send(Error("internal", f"the subscription failed: {error}", None, one.id))
             self._subscriptions.pop((one.session, one.id), None)
+
+    def _lost(self, one: _Subscription, following: int) -> None:
+        """Tell the subscriber that it cannot have what stood before the index ``following``."""
+        text = f"events {one.cursor} to {following - 1} are no longer kept"
+        one.cursor = following
+        one.session.send(Error("events_lost", text, None, one.id, following))
 
     async def _room(self, one: _Subscription) -> None:
         """Wait until the subscriber may be sent another event; raises TimeoutError."""
@@ -239,4 +266,6 @@ class EventBus:
         try:
             one.session.send(EventMessage(one.id, event.index, event.time, event.topic, event.data))
         except FrameError as error:
-            one.session.send(Error(error.code, f"event {event.index} cannot be sent: {error}", None, one.id))
+            one.sent.pop()
+            text = f"event {event.index} ({event.topic}) cannot be sent: {error}"
+            one.session.send(Error("events_lost", text, None, one.id, event.index + 1))

@@ -15,6 +15,7 @@ from typing import Any
 from rdmp.decisionlog import DecisionLog
 from rdmp.driver import Driver
 from rdmp.events import EventBus, EventLog
+from rdmp.groups import Groups
 from rdmp.limits import Limits
 from rdmp.listener import Listener, listen_loopback, listen_tcp, listen_unix
 from rdmp.messages import (
@@ -58,6 +59,7 @@ class PeerInfo:
     boot: str
     queue: int
     address: str
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -102,6 +104,7 @@ class Hub(SessionOwner):
         self._sessions: dict[Session, _Peer] = {}
         self._participants: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._groups = Groups(self.limits)
         self._bus = EventBus(events, self.limits, clock)
         self._driver = Driver(log, epoch, self.limits, self._send_to, self._bus.announce, self._bus.grown)
 
@@ -158,6 +161,19 @@ class Hub(SessionOwner):
         """Abort an open transaction unless it is decided; False if it is not open here."""
         return self._driver.abort(tx, reason)
 
+    def awaited(self, tx: str) -> tuple[str, ...]:
+        """Return the participants whose answer an open transaction waits for now."""
+        return self._driver.awaited(tx)
+
+    def give_up(self, tx: str, peers: Sequence[str], reason: str) -> bool:
+        """The last resort: wait no longer for ``peers`` to carry out a transaction that is decided.
+
+        It ends *degraded* with ``reason``; the decision stays what it is, and a peer that comes back is told it.
+        Returns False if the transaction is not open here.  The decision log must keep its record for as long as a peer
+        may ask.
+        """
+        return self._driver.give_up(tx, peers, reason)
+
     async def recover(self) -> None:
         """Take up what the log holds open: undecided transactions are aborted, decided ones carried on.
 
@@ -181,6 +197,18 @@ class Hub(SessionOwner):
             raise PeerAbsent("peer_absent", f"{peer} is not connected")
         return await session.call(method, params, timeout or self.limits.call_timeout, on_progress)
 
+    async def call_any(
+        self, group: str, method: str, params: Json, timeout: float | None = None, attempts: int = 3
+    ) -> Json:
+        """Call any one connected member of ``group``; when it dies before it answers, another one, **at least once**.
+
+        ``timeout`` in seconds is for all attempts together; each is told what remains of it.  The answer of a member
+        is final, an error too.  Raises RpcError ``undelivered`` after ``attempts``, or when there is no member for
+        ``peer_wait``; RpcTimeout when the time is over; RpcError as the member answered.
+        """
+        seconds = timeout or self.limits.call_timeout
+        return await self._groups.call(group, method, params, seconds, attempts)
+
     async def publish(self, topic: str, data: Json) -> int:
         """Append an event and send it to its subscribers; returns its index."""
         return await self._bus.publish(topic, data)
@@ -193,10 +221,20 @@ class Hub(SessionOwner):
         """Tell the hub that the event log was appended to from elsewhere."""
         self._bus.grown()
 
+    def statistics(self) -> Mapping[str, int]:
+        """Return numbers for operators: connections, subscriptions, events that wait to be stored or were dropped."""
+        return {
+            "connections": len(self._sessions), "subscriptions": self._bus.subscriptions,
+            "eventsWaiting": self._bus.waiting, "eventsDropped": self._bus.dropped,
+        }  # fmt: skip
+
     def peers(self) -> Sequence[PeerInfo]:
         """Return every peer that is connected."""
         return [
-            PeerInfo(peer.name, peer.identity.role, peer.since, peer.boot, session.queued, peer.origin.address)
+            PeerInfo(
+                peer.name, peer.identity.role, peer.since, peer.boot, session.queued, peer.origin.address,
+                self._groups.of(session),
+            )
             for session, peer in self._sessions.items()
             if peer.identity is not None and session.established and not session.closing
         ]
@@ -240,6 +278,7 @@ class Hub(SessionOwner):
         for listener in self._listeners:
             listener.closed(session)
         peer = self._sessions.pop(session)
+        self._groups.left(session)
         self._bus.unsubscribe(session)
         if self._participants.get(peer.name) is session:
             del self._participants[peer.name]
@@ -283,12 +322,20 @@ class Hub(SessionOwner):
         session.send(Welcome(version, me.name, me.cluster, self.epoch, self._incarnation, self.limits.heartbeat))
         if peer.participant:
             self._participants[peer.name] = session
+            self._groups.joined(session, peer.name, self._allowed_groups(identity, hello))
             _log.info("%s %s connected from %s", identity.role, peer.name, peer.origin.address)
             if old is not None:
                 self._driver.disconnected(peer.name)
             self._driver.connected(peer.name)
             data = {"name": peer.name, "role": identity.role, "boot": hello.boot, "address": peer.origin.address}
             self._bus.announce("peer.connected", data)
+
+    def _allowed_groups(self, identity: Identity, hello: Hello) -> tuple[str, ...]:
+        """Return the groups that a participant declares and may be in."""
+        wanted = hello.groups or ()
+        if refused := [group for group in wanted if not self._handler.may_join(identity, group)]:
+            _log.warning("%s may not be in the groups %s", identity, ", ".join(refused))
+        return tuple(group for group in wanted if group not in refused)
 
     def _refusal(self, origin: Origin, identity: Identity, hello: Hello) -> tuple[str, str] | None:
         """Return code and reason if the peer may not connect."""

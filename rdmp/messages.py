@@ -53,6 +53,7 @@ class Hello(Message):
     boot: str
     epoch: int = 0
     limits: Json | None = None
+    groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Error(Message):
     message: str
     path: str | None = None
     ref: str | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     name: tuple((field.name, "from" if field.name == "from_index" else field.name) for field in dataclasses.fields(cls))
     for name, cls in _CLASSES.items()
 }
-_TUPLES = frozenset({"versions", "topics"})
+_TUPLES = frozenset({"versions", "topics", "groups"})
 
 
 def parse(value: Mapping[str, Any]) -> Message:

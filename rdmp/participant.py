@@ -13,13 +13,17 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What a participant is told of a transaction; ``deadline`` is the seconds that remained when prepare came."""
+    """What a participant is told of a transaction; ``deadline`` is the seconds that remained when prepare came.
+
+    ``stage`` is set in ``restore`` alone: the stage that was decided and under way when the process ended.
+    """
 
     id: str
     seq: int
     epoch: int
     operation: Json
     deadline: float
+    stage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +88,6 @@ class Participant(ABC):
         """Called once at the start, before the first connection.
 
         ``state`` are the committed documents, ``in_doubt`` the transactions that were voted yes and are not yet carried
-        out: adopt what they made, do not make it again.  What was still being prepared is aborted afterwards.
+        out: adopt what they made, do not make it again.  One with a ``stage`` is decided, and that stage may be visible
+        to others already: do not take it back.  What was still being prepared is aborted afterwards.
         """

@@ -154,7 +154,7 @@ class ParticipantCore:
 
     def in_doubt(self) -> tuple[Transaction, ...]:
         """Return the transactions that were voted yes and are not yet carried out, oldest first."""
-        return tuple(live.entry.transaction() for live in self._bound())
+        return tuple(_in_doubt(live.entry) for live in self._bound())
 
     def status(self, tx: str) -> Json:
         """Return what is known of one transaction."""
@@ -432,3 +432,8 @@ class ParticipantCore:
     def _take(self) -> list[Output]:
         out, self._out = self._out, []
         return out
+
+
+def _in_doubt(entry: Entry) -> Transaction:
+    stage = entry.stage if entry.phase is Phase.COMMITTING else None
+    return replace(entry.transaction(), stage=stage)

@@ -79,6 +79,15 @@ class TxRecord:
             if any(name not in done.get(stage, ()) for stage in operation["stages"])
         )
 
+    def awaited(self) -> tuple[str, ...]:
+        """Return whom the next step waits for: of ``missing``, those that are asked now, not in a later stage."""
+        if self.finished or self.state != "committed":
+            return self.missing()
+        open_stages = (
+            [name for name in self.takers(stage) if name not in self.done.get(stage, ())] for stage in self.stages
+        )
+        return tuple(next((names for names in open_stages if names), ()))
+
     def summary(self) -> dict[str, Any]:
         """Return what a person wants to know of it, as JSON."""
         value: dict[str, Any] = {

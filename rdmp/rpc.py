@@ -66,6 +66,10 @@ class RpcHandler(ABC):
         """Tell whether ``peer`` may publish ``topic`` (those of the hub itself, tx, peer and hub, nobody may)."""
         return peer.role in ("agent", "controller", "operator", "publisher")
 
+    def may_join(self, peer: Identity, group: str) -> bool:
+        """Tell whether ``peer``, a participant, may answer the calls to ``group``."""
+        return True
+
     def may_subscribe(self, peer: Identity, topics: tuple[str, ...]) -> bool:
         """Tell whether ``peer`` may subscribe to ``topics``."""
         return peer.role in ("operator", "orchestrator")

@@ -55,14 +55,16 @@ class ParticipantRunner:
         endpoints: Sequence[Endpoint],
         tls: TlsFiles | None,
         limits: Limits | None = None,
+        groups: Sequence[str] = (),
     ) -> None:
+        """``groups`` are those whose calls (``Hub.call_any``) this participant answers."""
         self.identity = identity
         self.limits = limits or Limits()
         self._participant = participant
         self._journal = Journal(journal) if isinstance(journal, Path) else journal
         self._core = ParticipantCore((), Meta(), self.limits)
         self._state: dict[str, Json] = {}
-        self._links = [_Link(self, endpoint, tls, identity, self.limits) for endpoint in endpoints]
+        self._links = [_Link(self, endpoint, tls, identity, self.limits, tuple(groups)) for endpoint in endpoints]
         self._sessions: dict[str, Session] = {}
         self._epochs: dict[str, int] = {}
         self._writes: deque[Write] = deque()
@@ -322,9 +324,15 @@ class _Link(Dialler):
     """The connection to one orchestrator, made again whenever it is lost."""
 
     def __init__(
-        self, runner: ParticipantRunner, endpoint: Endpoint, tls: TlsFiles | None, me: Identity, limits: Limits
+        self,
+        runner: ParticipantRunner,
+        endpoint: Endpoint,
+        tls: TlsFiles | None,
+        me: Identity,
+        limits: Limits,
+        groups: tuple[str, ...],
     ) -> None:
-        super().__init__(endpoint, tls, me, limits)
+        super().__init__(endpoint, tls, me, limits, groups)
         self._runner = runner
         self._name = ""
         self._lost = asyncio.Event()

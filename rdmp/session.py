@@ -143,6 +143,11 @@ class Session(asyncio.Protocol):
         """How many messages wait to be sent."""
         return len(self._queue)
 
+    @property
+    def calling(self) -> int:
+        """How many calls to the peer wait for their reply."""
+        return len(self._pending)
+
     def info(self, name: str) -> Any:
         """Return the transport's extra information, such as ``ssl_object``."""
         return None if self._transport is None else self._transport.get_extra_info(name)
@@ -200,6 +205,8 @@ class Session(asyncio.Protocol):
                 pass
             case Reply() | Progress() if message.id in self._pending:
                 self._answered(message)
+            case Reply() | Progress() if self.established:
+                pass  # it crossed with the cancel of its call
             case Call() if self.established:
                 self._begin_call(message)
             case Cancel() if message.id in self._serving:
@@ -212,12 +219,23 @@ class Session(asyncio.Protocol):
     def _bad_message(self, value: dict[str, Any], error: MessageError) -> None:
         ref = next((value[key] for key in ("tx", "id", "sub") if isinstance(value.get(key), str)), None)
         path = error.faults[0].path if error.faults else None
+        self._fail_pending(value, error)
         if self.established and value.get("type") in ("call", "publish", "subscribe") and ref:
             self.send(Reply(ref[:64], error=RpcError("bad_message", str(error), error.faults).to_json()))
         elif self.established:
             self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))
         else:
             self.refuse("bad_message", str(error)[:4096])
+
+    def _fail_pending(self, value: dict[str, Any], error: MessageError) -> None:
+        """A reply that cannot be read is an answer too: whoever waits for it is told at once."""
+        number = value.get("id")
+        if value.get("type") != "reply" or not isinstance(number, str) or number not in self._pending:
+            return
+        future = self._pending[number].future
+        if not future.done():
+            text = f"{self.label} answered, but its reply is {error} (it may have been carried out)"
+            future.set_exception(RpcError("bad_message", text, error.faults))
 
     # Sending
 

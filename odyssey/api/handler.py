@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import schemas
+from odyssey.api.bus import Bus, Method
 from odyssey.api.parameters import text
 from odyssey.api.queries import Queries
 from odyssey.api.roles import Forbidden, Permission, Role, authorise
@@ -77,10 +79,12 @@ class Api(RpcHandler):
         self._tokens: JoinTokens | None = None
         self._enrol: str | None = None
         self._queries: dict[str, _Query] = {}
+        self._bus: dict[str, Method] = {}
 
-    def open(self, service: Service, queries: Queries, tokens: JoinTokens | None, enrol: str | None) -> None:
+    def open(self, service: Service, queries: Queries, bus: Bus, tokens: JoinTokens | None, enrol: str | None) -> None:
         """Begin to answer; `enrol` is the address (`HOST:PORT`) at which tokens are accepted."""
         self._service = service
+        self._bus = bus.methods()
         self._tokens = tokens
         self._enrol = enrol
         self._queries = {
@@ -116,8 +120,10 @@ class Api(RpcHandler):
         if method == "service.call" and self._service is not None:
             return await self._service.call(peer, params, progress)
         query = self._create_token(peer) if method == "token.create" else self._queries.get(method)
+        if method in self._bus:
+            query = functools.partial(self._bus[method], peer)
         if query is None:
-            known = ", ".join(sorted([*self._queries, "service.call", "token.create"]))
+            known = ", ".join(sorted([*self._queries, *self._bus, "service.call", "token.create"]))
             raise RpcError("unknown_method", f"there is no method {method}; known are {known}")
         concerned = (str(params.get(key) or "") for key in ("platform", "network"))
         _authorise(peer, Permission(method, *concerned), self._roles)

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from odyssey.cli.app import App, output_option
+from odyssey.cli.commands.bus import bus
 from odyssey.cli.commands.ca import ca
 from odyssey.cli.commands.completion import PROGRAM, VARIABLE, completion
 from odyssey.cli.commands.events import events
@@ -74,7 +75,7 @@ def program(context: click.Context, socket: str | None, server: str | None, pki:
 
 
 for _command in (
-    platform, network, node, host, inventory, switch, events, tx, call, status, lab, ca, completion,
+    platform, network, node, host, inventory, switch, events, tx, call, bus, status, lab, ca, completion,
 ):  # fmt: skip
     program.add_command(_command)
 

@@ -12,15 +12,19 @@ import datetime
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from odyssey.state.store import Append, Conflict, Set, Store
 from odyssey.state.view import Entry, StateView
 from rdmp.decisionlog import DecisionLog
-from rdmp.records import Decision, TxRecord
+from rdmp.records import Decision, TxProgress, TxRecord
 
 TX = "tx/"
 STATE = "state/"
 FOLD = "fold"
+HEURISTIC = "heuristic/"
+_HOPS = 256
+_NO_HOPS = frozenset({"created", "finished", "prepared"})
 Clock = Callable[[], str]
 
 
@@ -39,6 +43,8 @@ class StoreDecisionLog(DecisionLog):
         self._kept = kept
         self._finished: list[tuple[int, str]] = []  # a heap: the lowest seq first
         self._clock = clock
+        self._hops: dict[str, list[Mapping[str, Any]]] = {}
+        self._notes: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._seq = 0
         self._position = 0
 
@@ -47,6 +53,10 @@ class StoreDecisionLog(DecisionLog):
         self._view.incarnation = self._store.incarnation
         for document in await self._store.list(STATE):
             self._view.documents[document.key.removeprefix(STATE)] = document.value
+        for document in await self._store.list(HEURISTIC):
+            tx = document.key.removeprefix(HEURISTIC)
+            self._view.given_up[tx] = TxRecord.from_json(document.value["record"])
+            self._notes[tx] = document.value["notes"]
         marker = await self._store.get(FOLD)
         self._view.index = self._position = marker.value["position"] if marker else 0
         entries = [Entry.parse(document.value) for document in await self._store.list(TX)]
@@ -122,6 +132,8 @@ class StoreDecisionLog(DecisionLog):
         self, entry: Entry, expect: int, then: Sequence[Set | Append], *, durable: bool
     ) -> TxRecord:
         tx = entry.record.id
+        if (hops := self._hops.get(tx)) is not None:
+            entry = replace(entry, hops=(*entry.hops, *hops[len(entry.hops) :]))
         try:
             await self._store.commit(Set(TX + tx, entry.document(), expect=expect), then, durable=durable)
         except Conflict as lost:
@@ -132,7 +144,40 @@ class StoreDecisionLog(DecisionLog):
         self._view.put(entry)
         if then and entry.position is not None:
             self._view.apply(entry.position, entry.record.changes)
+        if entry.record.finished:
+            self._hops.pop(tx, None)
         return entry.record
+
+    def note(self, progress: TxProgress) -> None:
+        """Keep when a step was taken, in memory until the next write about its transaction.
+
+        Of steps of single participants at most `_HOPS` are kept; a transaction may have thousands of them.
+        """
+        found = self._view.entries.get(progress.tx)
+        if found is None or progress.kind in _NO_HOPS:
+            return
+        hops = self._hops.setdefault(progress.tx, list(found.hops))
+        if progress.participant is None or len(hops) < _HOPS:
+            hop = {key: value for key in ("participant", "stage", "reason") if (value := getattr(progress, key))}
+            hops.append({"at": self._clock(), "event": progress.kind, **hop})
+
+    async def give_up(self, tx: str, operator: str, participants: Sequence[str], reason: str) -> None:
+        """Put on record, durably and in the event log, who decided to wait no longer for these participants."""
+        record = replace(self._view.entries[tx].record, finished=True)
+        now = self._clock()
+        note = {"operator": operator, "reason": reason, "participants": list(participants)}
+        notes = [*self._notes.get(tx, ()), {"time": now, **note}]
+        event = Append("tx.heuristic", now, {"tx": tx, "decision": record.state, **note})
+        await self._store.commit(Set(HEURISTIC + tx, {"record": record.to_json(), "notes": notes}), [event])
+        self._view.given_up[tx] = record
+        self._notes[tx] = notes
+
+    def resolutions(self, tx: str) -> Sequence[tuple[Sequence[str], str]]:
+        """Who was given up in a transaction, and the text that tells by whom and why."""
+        return [
+            (note["participants"], f"given up by {note['operator']}: {note['reason']}")
+            for note in self._notes.get(tx, ())
+        ]
 
     async def _trim(self) -> None:
         """Forget the oldest finished transactions beyond what is kept; the newest stays, it carries `seq` on."""
@@ -148,7 +193,7 @@ class StoreDecisionLog(DecisionLog):
 
     async def lookup(self, tx: str) -> TxRecord | None:
         found = self._view.entries.get(tx)
-        return found.record if found else None
+        return found.record if found else self._view.given_up.get(tx)
 
     def low_water(self) -> int:
         return self._view.oldest(default=self._seq + 1)

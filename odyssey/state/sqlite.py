@@ -46,9 +46,8 @@ def _encode(value: Mapping[str, Any]) -> str:
 class SqliteStore(Store):
     """`directory/odyssey.db` and `directory/lease.lock`; for one orchestrator on one machine."""
 
-    def __init__(self, directory: Path, *, events_kept: int = 100_000) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._events_kept = events_kept
         self._database = GroupCommit(directory / "odyssey.db", _SCHEMA)
         self._incarnation = ""
         self._lock: int | None = None
@@ -93,6 +92,9 @@ class SqliteStore(Store):
     async def last_event(self) -> int:
         return await self._database.run(_last_event, durable=False)
 
+    async def trim(self, kept: int, before: str, *, limit: int = 5000) -> int:
+        return await self._database.run(lambda connection: _trim(connection, kept, before, limit), durable=False)
+
     async def acquire(self, holder: str) -> Lease:
         path = self._directory / "lease.lock"
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -103,11 +105,7 @@ class SqliteStore(Store):
                 f"{path}: another odysseyd leads on this store; stop it first, or give this one another state_dir"
             ) from error
         epoch = await self._database.run(lambda connection: _raise_epoch(connection, holder))
-        await self._database.run(self._trim)
         return Lease(holder, epoch)
-
-    def _trim(self, connection: sqlite3.Connection) -> None:
-        connection.execute("DELETE FROM event WHERE idx <= (SELECT MAX(idx) FROM event) - ?", (self._events_kept,))
 
 
 def _prepare(connection: sqlite3.Connection) -> str:
@@ -175,6 +173,16 @@ def _append(connection: sqlite3.Connection, event: Append) -> LoggedEvent:
         "INSERT INTO event (time, topic, data) VALUES (?, ?, ?)", (event.time, event.topic, _encode(event.data))
     )
     return LoggedEvent(int(cursor.lastrowid or 0), event.time, event.topic, event.data)
+
+
+def _trim(connection: sqlite3.Connection, kept: int, before: str, limit: int) -> int:
+    first, last = connection.execute("SELECT MIN(idx), MAX(idx) FROM event").fetchone()
+    if first is None:
+        return 0
+    # Only a beginning is cut off, so that what is kept has no holes, whatever the clock did.
+    (young,) = connection.execute("SELECT MIN(idx) FROM event WHERE time >= ?", (before,)).fetchone()
+    end = max(last - kept + 1, young if young is not None else last + 1)
+    return connection.execute("DELETE FROM event WHERE idx < ?", (min(end, first + limit),)).rowcount
 
 
 def _last_event(connection: sqlite3.Connection) -> int:

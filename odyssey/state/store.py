@@ -136,5 +136,12 @@ class Store(ABC):
         """The index of the newest event, 0 if there never was one."""
 
     @abstractmethod
+    async def trim(self, kept: int, before: str, *, limit: int = 5000) -> int:
+        """Forget events, oldest first: those beyond the newest `kept`, and those older than `before` (RFC 3339, UTC).
+
+        At most `limit` at once, so that nobody waits long for it. Returns how many were forgotten; indexes stay used.
+        """
+
+    @abstractmethod
     async def acquire(self, holder: str) -> Lease:
         """Become the leader under a new, higher epoch. Raises LeaseHeldError."""

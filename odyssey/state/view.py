@@ -28,11 +28,13 @@ class Entry:
     created: str
     decided: str | None = None
     finished: str | None = None
+    hops: tuple[Mapping[str, Any], ...] = ()
+    """Steps in between, each with `at`, `event` and what it concerns; `odyssey.state.trace` makes sense of them."""
 
     def document(self) -> dict[str, Any]:
         """The stored form, which `tx show` prints too."""
         times = {"position": self.position, "created": self.created, "decided": self.decided, "ended": self.finished}
-        return {**self.record.to_json(), **times}
+        return {**self.record.to_json(), **times, **({"hops": list(self.hops)} if self.hops else {})}
 
     def summary(self) -> dict[str, Any]:
         """What lists show."""
@@ -43,8 +45,9 @@ class Entry:
     def parse(cls, value: Mapping[str, Any]) -> Entry:
         """The inverse of `document`."""
         rest = dict(value)
+        hops = tuple(rest.pop("hops", ()))
         position, created, decided, ended = (rest.pop(key) for key in ("position", "created", "decided", "ended"))
-        return cls(TxRecord.from_json(rest), position, created, decided, ended)
+        return cls(TxRecord.from_json(rest), position, created, decided, ended, hops)
 
 
 class StateView:
@@ -55,6 +58,8 @@ class StateView:
         self.index = 0
         self.documents: dict[str, Mapping[str, Any]] = {}
         self.entries: dict[str, Entry] = {}
+        self.given_up: dict[str, TxRecord] = {}
+        """Transactions that somebody ended by `tx resolve`: kept for participants that come back late and ask."""
         self._unfinished: dict[str, Entry] = {}
         self._held: dict[str, str] = {}
 

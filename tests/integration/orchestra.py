@@ -76,6 +76,8 @@ class Recorder(Participant):
                 return dict.fromkeys(params["references"], "sha256:" + "a" * 64)
             case "connections":
                 return {node: {"inbound": self.connections, "outbound": 0} for node in params["nodes"]}
+            case "echo":
+                return {"by": self.name, **params}
             case "compile":
                 return {"switches": {}, "refusals": []}
         raise RpcError("unknown_method", method)
@@ -94,6 +96,7 @@ class Orchestra:
         self.authority.issue("orchestrator", "odysseyd", folder / "pki")
         self.members = {name: Recorder(name) for name in (*HOSTS, "controller")}
         self.hub: Hub | None = None
+        self.rdmp: dict[str, Any] = dict(RDMP)
         self._stack = contextlib.AsyncExitStack()
         self._runners: dict[str, tuple[ParticipantRunner, asyncio.Task[None]]] = {}
 
@@ -101,7 +104,7 @@ class Orchestra:
         config = Config(
             cluster="lab", state_dir=self.folder / "state", pki_dir=self.folder / "pki", ca_dir=self.folder / "ca",
             unix_socket=self.folder / "odysseyd.sock", tls_listen=("127.0.0.1", self.port), enrol_listen=None,
-            limits=OrchestratorLimits(settle_interval=0.2, lock_wait=5.0, drain_poll=0.02), rdmp=RDMP,
+            limits=OrchestratorLimits(settle_interval=0.2, lock_wait=5.0, drain_poll=0.02), rdmp=self.rdmp,
         )  # fmt: skip
         self.hub = await self._stack.enter_async_context(running(config))
 
@@ -119,7 +122,7 @@ class Orchestra:
 
             runner = ParticipantRunner(
                 self.members[name], folder / "journal.db", Identity("lab", role, name), [endpoint], files,
-                Limits.from_table(RDMP),
+                Limits.from_table(RDMP), groups=["all", role],
             )  # fmt: skip
             self._runners[name] = runner, asyncio.create_task(runner.run())
             await asyncio.wait_for(runner.connected(), 5)

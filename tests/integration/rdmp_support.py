@@ -98,6 +98,7 @@ class Recorder(Participant):
     restored: tuple[Mapping[str, Any], tuple[str, ...]] = field(default_factory=lambda: ({}, ()))
     on_prepare: Callable[[Transaction], Awaitable[None]] | None = None
     on_commit: Callable[[Transaction, str], Awaitable[None]] | None = None
+    on_call: Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None
 
     def of(self, tx: str) -> list[str]:
         """Return what was done for one transaction, as words."""
@@ -128,6 +129,8 @@ class Recorder(Participant):
     async def call(
         self, method: str, params: Mapping[str, Any], progress: Callable[[Mapping[str, Any]], Awaitable[None]]
     ) -> Mapping[str, Any]:
+        if self.on_call is not None:
+            return await self.on_call(method, params)
         if method != "echo":
             raise RpcError("unknown_method", f"there is no method {method!r}")
         await progress({"half": True})
@@ -258,11 +261,16 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 @contextlib.asynccontextmanager
 async def running(
-    participant: Participant, journal: Path, tls: TlsFiles, ports: Sequence[int], limits: Limits = FAST
+    participant: Participant,
+    journal: Path,
+    tls: TlsFiles,
+    ports: Sequence[int],
+    limits: Limits = FAST,
+    groups: Sequence[str] = (),
 ) -> AsyncIterator[ParticipantRunner]:
     """Run a participant between enter and exit; it is connected at enter."""
     endpoints = [Endpoint("tls", "127.0.0.1", port) for port in ports]
-    runner = ParticipantRunner(participant, journal, tls.identity(), endpoints, tls, limits)
+    runner = ParticipantRunner(participant, journal, tls.identity(), endpoints, tls, limits, groups)
     task = asyncio.create_task(runner.run())
     waiting = asyncio.create_task(runner.connected())
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)

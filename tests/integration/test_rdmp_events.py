@@ -11,7 +11,7 @@ import pytest
 
 from rdmp.client import Subscription
 from rdmp.endpoints import Endpoint
-from rdmp.events import Event, MemoryEventLog
+from rdmp.events import Event, MemoryEventLog, NewEvent
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.runner import ParticipantRunner
 from tests.integration.rdmp_support import FAST, Cluster, Pki, Recorder, record, until
@@ -129,3 +129,58 @@ async def test_a_participant_publishes_when_it_is_connected_again(cluster: Clust
     assert dropped.data == {"name": "h1", "count": 2}
     await runner.stop()
     await task
+
+
+async def test_a_gap_is_told_in_its_place_and_the_subscription_goes_on(cluster: Cluster) -> None:
+    cluster.events = MemoryEventLog(kept=10)
+    async with cluster.hub() as (hub, port):
+        for number in range(30):
+            await hub.publish("node.admitted", {"n": number})
+        async with await cluster.client(port) as client:
+            told: list[str] = []
+            subscription = await client.subscribe(["node.*"], 1)
+            subscription.on_lost = told.append
+            assert [event.data["n"] for event in await take(subscription, 10)] == list(range(20, 30))
+            (text,) = told
+            assert text.startswith("events 1 to ") and text.endswith(" are no longer kept")
+            await hub.publish("node.admitted", {"n": 30})
+            assert [event.data["n"] for event in await take(subscription, 1)] == [30]
+
+
+async def test_a_log_that_forgot_everything_says_so_at_once(cluster: Cluster) -> None:
+    for number in range(5):
+        await cluster.events.append([NewEvent("node.died", {"n": number}, "2026-11-23T10:00:00Z")])
+    cluster.events._events.clear()
+    async with cluster.hub() as (_, port), await cluster.client(port) as client:
+        last = await cluster.events.last_index()
+        subscription = await client.subscribe([">"], 2)
+        subscription.until = subscription.index
+        with pytest.raises(StopAsyncIteration):
+            await take(subscription, 1)
+        assert subscription.lost is not None and subscription.lost.startswith("events 2 to ")
+        assert subscription.next_index > last
+
+
+async def test_index_0_is_before_the_first_event_and_loses_none(cluster: Cluster) -> None:
+    await cluster.events.append([NewEvent("node.died", {}, "2026-11-23T10:00:00Z")])
+    async with cluster.hub() as (_, port), await cluster.client(port) as client:
+        subscription = await client.subscribe([">"], 0)
+        assert [event.index for event in await take(subscription, 1)] == [1]
+        assert subscription.lost is None
+
+
+async def test_an_event_that_is_too_large_for_its_subscriber_is_told_as_lost(cluster: Cluster) -> None:
+    small = dataclasses.replace(FAST, max_message_bytes=2000)
+    async with cluster.hub() as (hub, port), await cluster.client(port, limits=small) as client:
+        subscription = await client.subscribe(["node.died"])
+        large = await hub.publish("node.died", {"text": "x" * 3000})
+        await hub.publish("node.died", {"text": "small"})
+        assert [event.data["text"] for event in await take(subscription, 1)] == ["small"]
+        assert subscription.lost is not None and f"event {large} (node.died) cannot be sent" in subscription.lost
+
+
+async def test_events_in_memory_are_kept_by_age() -> None:
+    log = MemoryEventLog(kept=10, max_age=60.0)
+    for second in (0, 30, 59, 100):
+        await log.append([NewEvent("t.x", {}, f"2026-11-23T10:{second // 60:02}:{second % 60:02}.000Z")])
+    assert [event.index for event in log.all()] == [3, 4]

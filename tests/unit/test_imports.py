@@ -26,7 +26,8 @@ def test_the_houses_keep_to_the_rule() -> None:
         ("controller/core.py", "from os_ken.ofproto import ofproto_v1_3", "only controller.openflow may import os_ken"),
         ("agents/daemon.py", "import docker", "only agents.docker may import docker"),
         ("odyssey/api/rpc.py", "from microesb import microesb", "only odyssey.services may import microesb"),
-        ("rdmp/frames.py", "import jsocket", "for the tests only"),
+        ("rdmp/frames.py", "import jsocket", "only rdmp.blocking may import jsocket"),
+        ("rdmp/frames.py", "import hypothesis", "for the tests only"),
     ],
 )
 def test_a_breach_is_found(path: str, line: str, expected: str) -> None:
@@ -39,6 +40,7 @@ def test_a_breach_is_found(path: str, line: str, expected: str) -> None:
     ("path", "line"),
     [
         ("rdmp/wire.py", "import schemas"),
+        ("rdmp/blocking.py", "import jsocket"),
         ("odyssey/services/strict.py", "from microesb import microesb"),
         ("controller/openflow/app.py", "import os_ken.base.app_manager"),
         ("agents/docker/engine.py", "import docker"),

@@ -34,13 +34,13 @@ def events(context: click.Context, follow: bool, start: int | None, topics: tupl
     """
     app = context.find_object(App) or App()
     try:
-        asyncio.run(_Reader(app, follow, topics or (">",), start).run())
+        asyncio.run(Reader(app, follow, topics or (">",), start).run())
     except KeyboardInterrupt:
         context.exit(int(Exit.INTERRUPTED))
 
 
 @dataclass(slots=True)
-class _Reader:
+class Reader:
     """Reads the event log from `place` on; `place` survives a lost connection."""
 
     app: App
@@ -59,21 +59,19 @@ class _Reader:
             self.place = newest.index + 1 if self.follow else max(1, newest.index + 1 - SHOWN)
         # To end at the newest index it must be seen, whatever its topic: then all are asked for and chosen here.
         found = await client.subscribe(self.topics if self.follow else (">",), self.place)
-        if not self.follow and self.place > found.index:
-            return
+        found.on_lost = self.app.out.note
+        found.until = None if self.follow else found.index
         try:
             async for event in found:
                 self.place = event.index + 1
                 if any(matches(pattern, event.topic) for pattern in self.topics):
                     self._print(event)
-                if not self.follow and event.index >= found.index:
-                    return
         except RpcError as error:
-            if error.code != "events_lost":
+            self.place = found.next_index
+            if error.code != "slow_subscriber":
                 raise
-            raise Failure(
-                error.message, Exit.REFUSED, advice="Choose a later --from, or none for the newest events"
-            ) from error
+            text = f"odysseyd ended the subscription: events were read too slowly ({error.message})"
+            raise Failure(text, Exit.FAILED, advice=f"Go on with --from {self.place}") from error
 
     def _print(self, event: Event) -> None:
         if self.app.out.json:

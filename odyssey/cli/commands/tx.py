@@ -68,6 +68,46 @@ def show(app: App, tx_id: str) -> None:
             app.out.raw(json_text(answer[key]))
 
 
+@tx.command()
+@click.argument("tx_id", metavar="ID")
+@click.option("--reason", help="Why; it becomes the reason of the abort.")
+@output_option
+@click.pass_obj
+def abort(app: App, tx_id: str, reason: str | None) -> None:
+    """Abort a transaction that is not decided yet. A decision is final: then this is refused."""
+    answer = app.ask("tx.abort", {"id": tx_id, **({"reason": reason} if reason else {})})
+    if app.out.json:
+        app.out.data(answer)
+    else:
+        app.out.line(f"{tx_id} is {answer.get('state')}: {answer.get('reason')}")
+
+
+@tx.command()
+@click.argument("tx_id", metavar="ID")
+@click.option(
+    "--heuristic", type=click.Choice(["commit", "abort"]), required=True, help="What was decided; it cannot be changed."
+)
+@click.option("--participant", "participants", multiple=True, help="Give up only this one; may be repeated.")
+@click.option("--reason", required=True, help="Why; it is kept with your name.")
+@output_option
+@click.pass_obj
+def resolve(app: App, tx_id: str, heuristic: str, participants: tuple[str, ...], reason: str) -> None:
+    """The last resort: wait no longer for participants that never answer what was decided.
+
+    The transaction ends degraded, and an event tx.heuristic says who did it and why. The decision stays what it is; a
+    participant that comes back is told it.
+    """
+    params = {"id": tx_id, "heuristic": heuristic, "participants": list(participants), "reason": reason}
+    answer = app.ask("tx.resolve", params)
+    if app.out.json:
+        app.out.data(answer)
+        return
+    for name, text in (answer.get("degraded") or {}).items():
+        app.out.line(f"{name}: {text}")
+    waits = ", ".join(answer.get("missing") or ())
+    app.out.line(f"{tx_id} is {answer.get('state')}" + (f" and waits for {waits}" if waits else " and finished"))
+
+
 @click.group()
 def call() -> None:
     """Service calls: what somebody asked for."""

@@ -184,6 +184,16 @@ async def test_what_comes_after_an_abort_is_removed(stage: Stage) -> None:
     assert set(stage.driver.standing) == {"shop-app-4"}
 
 
+async def test_what_comes_after_an_abort_is_removed_by_the_next_agent_too(stage: Stage) -> None:
+    """The agent was killed in a start, aborted it in its next life, and is killed again before the engine was done."""
+    aborted = await stage.participant.abort(stage.tx("t1", operation([document()])))
+    other = Stage(FakeDriver())
+    await other.participant.restore({key: value for key, value in aborted.state.items() if value is not None}, [])
+    other.driver.standing["shop-app-3"] = NodeFacts("running", "c", "s", None, "t1")
+    await other.participant.restorer.restore()
+    assert not other.driver.standing
+
+
 async def test_a_restart_restores_what_was_committed(stage: Stage) -> None:
     await stage.add("t1")
     state = {key: value for key, value in stage.state.items() if value is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,6 +114,18 @@ async def test_dark_entries_come_with_prepare_and_go_with_abort(rig: Rig) -> Non
     await rig.participant.abort(tx)
     assert rig.switches["sw1"].tables == before
     assert await rig.participant.status(tx.id) == {"open": False}
+
+
+async def test_an_abort_that_a_switch_failed_is_carried_out_by_its_repeat(rig: Rig) -> None:
+    await rig.carry_out(samples.shop())
+    before = rig.switches["sw1"].tables
+    tx = rig.transaction({"changes": {}, "dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
+    await rig.participant.prepare(tx)
+    rig.switches["sw1"].refuse = "sw1: table full"
+    with pytest.raises(ChannelError, match="table full"):
+        await rig.participant.abort(tx)
+    await rig.participant.abort(tx)
+    assert rig.switches["sw1"].tables == before
 
 
 async def test_one_commit_is_one_write_and_keeps_what_does_not_change(rig: Rig) -> None:
@@ -245,6 +258,52 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
         assert observed["open"] == {} and observed["bindings"]["shop-app-3"] == "admitted"
         assert observed["revision"] == tx.seq
         assert schemas.validate("controller-observation", observed) == ()
+    finally:
+        await second.close()
+
+
+async def test_a_controller_with_an_empty_journal_removes_nothing() -> None:
+    """Its journal was lost: the switches keep forwarding as they were told."""
+    first = Rig()
+    await first.participant.restore({}, [])
+    for name, number in (("sw1", 1), ("sw2", 2)):
+        await first.connect(name, number)
+    await first.carry_out(samples.shop())
+    await first.close()
+    second = Rig()
+    try:
+        await second.participant.restore({}, [])
+        for name, number in (("sw1", 1), ("sw2", 2)):
+            await second.connect(name, number, first.switches[name].tables)
+        removal = second.transaction(None, retire={"binding/shop-app-2": None})
+        with pytest.raises(Refused, match="no inventory"):
+            await second.participant.prepare(removal)
+        await second.participant.abort(removal)
+        assert [switch.writes for switch in second.switches.values()] == [[], []]
+    finally:
+        await second.close()
+
+
+async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() -> None:
+    """The switches have admitted a node, and the controller dies before its journal has the result."""
+    first = Rig()
+    await first.participant.restore({}, [])
+    for name, number in (("sw1", 1), ("sw2", 2)):
+        await first.connect(name, number)
+    await first.carry_out(samples.shop())
+    tx = first.transaction({"dark": {"binding/shop-app-3": NEW}}, admit={"binding/shop-app-3": ADMITTED})
+    await first.participant.prepare(tx)
+    await first.participant.commit(tx, "admit")
+    await first.close()
+    second = Rig()
+    try:
+        await second.participant.restore(first.state, [replace(tx, stage="admit")])
+        for name, number in (("sw1", 1), ("sw2", 2)):
+            await second.connect(name, number, first.switches[name].tables)
+        assert [switch.writes for switch in second.switches.values()] == [[], []]
+        assert (await second.participant.observe())["bindings"]["shop-app-3"] == "admitted"
+        await second.commit(tx, "admit")
+        assert (await second.participant.observe())["open"] == {}
     finally:
         await second.close()
 

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A coordinator and participants over a simulated disk, network and world, one step at a time.
 
-Every write, effect and delivery is an action in a list; whoever drives the simulation chooses which is next, and may
-kill a process before an action, between its outside effect and its news to the process, or after it.  What is on a
-disk and in the world survives.  Each action asserts what must hold at that moment.
+Every write, effect and delivery is an action in a list, carried out in order; whoever drives it may kill a process
+before an action, between its outside effect and its news to the process, or after it.  What is on a disk and in the
+world survives.  Each action asserts what must hold at that moment.  Chance is the business of ``tests.simulation``.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -35,7 +34,6 @@ class Action:
     owner: str
     data: Any
     sender: str = ""
-    deaf: bool = False  # an effect that was cancelled and goes on
 
 
 @dataclass
@@ -83,9 +81,8 @@ def new_record(tx: str, participants: Mapping[str, tuple[str, ...]], stages: tup
 class World:
     """Everything; see the module's text."""
 
-    def __init__(self, records: list[TxRecord], names: tuple[str, ...], rng: random.Random | None = None) -> None:
+    def __init__(self, records: list[TxRecord], names: tuple[str, ...]) -> None:
         self.now = 0.0
-        self._rng = rng
         self.actions: list[Action] = []
         self.coordinator = CoordinatorNode(COORDINATOR)
         self.participants = {name: ParticipantNode(name) for name in names}
@@ -99,14 +96,14 @@ class World:
 
     # Driving
 
-    def step(self, index: int = 0, kill: str = "", late: bool = False) -> Action:
-        """Carry out the action at ``index``; ``kill`` says whether and when its owner dies of it."""
+    def step(self, kill: str = "", late: bool = False) -> Action:
+        """Carry out the next action; ``kill`` says whether and when its owner dies of it."""
         self.steps += 1
         assert self.steps < LIMIT_STEPS, "the protocol does not come to rest"
         if not self.actions:
             self.fire_timer()
             return Action("timer", "", None)
-        action = self.actions.pop(index)
+        action = self.actions.pop(0)
         if kill == "before":
             self.kill(action.owner, late)
         elif self._alive(action):
@@ -119,32 +116,11 @@ class World:
                     self.kill(action.owner, late)
         return action
 
-    def choices(self) -> list[int]:
-        """Return the indexes of actions that may come next.
-
-        Writes of one process keep their order, and so do the effects of one transaction at one participant.
-        """
-        seen: set[tuple[str, str]] = set()
-        allowed = []
-        for index, action in enumerate(self.actions):
-            if action.kind in ("write", "effect"):
-                key = (action.owner, action.data.transaction.id if action.kind == "effect" else "")
-                if key in seen:
-                    continue
-                seen.add(key)
-            allowed.append(index)
-        return allowed
-
     def begin(self, record: TxRecord) -> None:
         """Begin another transaction."""
         if self.coordinator.up:
             self._records.append(record)
             self._begin(record)
-
-    def flap(self, name: str) -> None:
-        """Cut the connection of a participant; it connects again later."""
-        self._disconnect(self.participants[name])
-        self.actions.append(Action("connect", name, None))
 
     def settle(self) -> None:
         """Run in order until everything is finished."""
@@ -186,7 +162,7 @@ class World:
             case "write", (co.Create() | co.Decide() | co.Advance() as write, _):
                 self._log(write)
             case "effect", pc.Run() as run:
-                self._effect(self.participants[action.owner], run, action.deaf)
+                self._effect(self.participants[action.owner], run)
 
     def _journal(self, node: ParticipantNode, write: pc.Write) -> None:
         if write.entry is not None:
@@ -223,11 +199,11 @@ class World:
             case co.Advance() if log[record.id].revision == record.revision:
                 log[record.id] = replace(record, revision=record.revision + 1)
 
-    def _effect(self, node: ParticipantNode, run: pc.Run, deaf: bool) -> None:
+    def _effect(self, node: ParticipantNode, run: pc.Run) -> None:
         tx, entry = run.transaction.id, node.disk[run.transaction.id]
         match run.kind:
             case "prepare":
-                assert deaf or entry.phase is pc.Phase.PREPARING, "an effect without a durable intent"
+                assert entry.phase is pc.Phase.PREPARING, "an effect without a durable intent"
                 if not node.refuses:
                     self._make(node, tx, "prepared")
             case "commit":
@@ -300,7 +276,7 @@ class World:
                 case pc.Run():
                     self.actions.append(Action("effect", node.name, output))
                 case pc.CancelRun(tx):
-                    self._cancel_effects(node, tx)
+                    self.actions = [one for one in self.actions if not self._is_effect(one, node, tx)]
                 case pc.Send(_, message):
                     self._check_answer(node, message)
                     self._deliver(node.name, COORDINATOR, message)
@@ -309,19 +285,8 @@ class World:
                 case pc.Announce():
                     pass
 
-    def _cancel_effects(self, node: ParticipantNode, tx: str) -> None:
-        """Cancel what runs: it may not have begun, may have had its effect, or may not heed the cancellation."""
-        kept = []
-        for action in self.actions:
-            if action.kind == "effect" and action.owner == node.name and action.data.transaction.id == tx:
-                fate = self._rng.choice(("none", "done", "deaf")) if self._rng else "none"
-                if fate == "done":
-                    self._outside(action)
-                if fate != "deaf":
-                    continue
-                action.deaf = True
-            kept.append(action)
-        self.actions = kept
+    def _is_effect(self, action: Action, node: ParticipantNode, tx: str) -> bool:
+        return action.kind == "effect" and action.owner == node.name and action.data.transaction.id == tx
 
     def _check_answer(self, node: ParticipantNode, message: Message) -> None:
         """Nothing is promised or reported that is not durable."""

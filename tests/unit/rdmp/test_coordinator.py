@@ -250,3 +250,38 @@ def test_inquiries_about_what_nobody_drives() -> None:
         Commit("t.1", 7, 3, "names"),
     ]
     assert isinstance(answer_inquiry(replace(finished, state="committed"), new, "stranger", 3, 5)[0], Abort)
+
+
+def test_a_participant_that_is_given_up_counts_as_done_in_every_stage_and_as_degraded() -> None:
+    coordinator, _ = decided("committed")
+    assert coordinator.awaited() == ("a",)
+    outputs = coordinator.give_up(["a"], "gone", 103.0)
+    assert sent(outputs) == [("b", Commit("t.1", 7, 3, "names"))]
+    assert coordinator.awaited() == ("b",)
+    (note,) = of(Advance, outputs)
+    assert of(Advance, coordinator.received("b", Done("t.1", "names"), 104.0)) == []
+    (last,) = of(Advance, coordinator.written(replace(note.record, revision=3), 104.0))
+    assert last.record.done == {"admit": ("a",), "names": ("a", "b")}
+    assert (last.record.degraded, last.record.finished) == ({"a": "gone"}, True)
+
+
+def test_who_is_given_up_in_an_abort_is_not_waited_for() -> None:
+    coordinator, _ = decided("aborted")
+    assert coordinator.awaited() == ("a", "b")
+    assert of(Advance, coordinator.give_up(["a", "stranger"], "gone", 103.0)) == []
+    (advance,) = of(Advance, coordinator.received("b", Aborted("t.1"), 104.0))
+    assert (advance.record.finished, advance.record.degraded) == (True, {"a": "gone"})
+
+
+def test_nobody_is_given_up_before_the_decision() -> None:
+    coordinator, _ = created()
+    assert coordinator.give_up(["a"], "gone", 101.0) == []
+    assert coordinator.phase is Phase.PREPARING and coordinator.awaited() == ("a", "b")
+
+
+def test_an_inquiry_about_the_namesake_that_a_restored_store_does_not_know() -> None:
+    """A store was set back, and a new transaction took the id: whoever is in doubt about the old one must not wait."""
+    namesake = replace(NEW, seq=4, state="committed", finished=True)
+    assert answer_inquiry(namesake, Inquire("t.1", 7, 2), "a", 103, 5) == [
+        Abort("t.1", 7, 103, 5, "unknown to the decision log")
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.rdmp.simulation import World, new_record
+from tests.unit.rdmp.simulation import COORDINATOR, World, new_record
 
 NAMES = ("a", "b", "c")
 STAGES = ("admit", "neighbours")
@@ -63,3 +63,27 @@ def test_two_crashes_anywhere(scenario: str, kill: str) -> None:
             world.settle()
             world.check()
             second += 1
+
+
+def test_undisturbed_transactions_commit() -> None:
+    world = World([], NAMES)
+    for number in range(20):
+        taking = {"a": STAGES, "b": STAGES[:1]} if number % 2 else PARTICIPANTS
+        world.begin(new_record(f"t.{number}", taking, STAGES))
+        world.settle()
+    world.check()
+    assert {record.state for record in world.coordinator.log.values()} == {"committed"}
+    assert set(world.answers) == set(world.coordinator.log)
+    # Journals are cleaned up behind the low-water mark: at most what the last transactions left is kept.
+    assert all(len(node.disk) <= 10 for node in world.participants.values())
+
+
+def test_a_coordinator_that_dies_again_and_again_aborts_or_finishes() -> None:
+    world = World([new_record("t.1", dict.fromkeys(NAMES, STAGES), STAGES)], NAMES)
+    for _ in range(20):
+        for _ in range(7):
+            if not world.at_rest():
+                world.step()
+        world.kill(COORDINATOR)
+    world.settle()
+    world.check()

@@ -261,7 +261,8 @@ def test_after_a_restart() -> None:
         bound = core(entry(phase, stage="admit"))
         assert of(SetTimer, bound.start()) == [SetTimer(INQUIRE, 0, 2.0)]
         assert sent(bound.welcomed("o1", 1, "")) == [Inquire("t.1", 7, 1)]
-        assert [tx.id for tx in bound.in_doubt()] == ["t.1"]
+        begun = "admit" if phase is Phase.COMMITTING else None
+        assert [(tx.id, tx.stage) for tx in bound.in_doubt()] == [("t.1", begun)]
     half = core(entry(Phase.COMMITTING, stage="admit"))
     outputs = half.received("o1", Commit("t.1", 7, 1, "admit"))
     assert of(Run, outputs)[0].stage == "admit"

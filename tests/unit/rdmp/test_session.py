@@ -7,10 +7,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from rdmp.frames import Decoder, encode
 from rdmp.limits import Limits
 from rdmp.messages import Error, Inquire, Message, Ping
-from rdmp.rpc import ProgressSender
+from rdmp.rpc import ProgressSender, RpcError
 from rdmp.session import Origin, Session, SessionOwner
 
 LIMIT = 1 << 20
@@ -160,3 +162,28 @@ async def test_a_session_that_was_given_up_before_it_stood_is_cut() -> None:
     session.close("given up")
     session.connection_made(transport)
     assert transport.ended
+
+
+async def test_an_invalid_reply_ends_its_call_at_once_and_the_peer_is_told() -> None:
+    session, transport, _ = connected()
+    waiting = asyncio.create_task(session.call("observe", {}, 60.0))
+    other = asyncio.create_task(session.call("observe", {}, 60.0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    first, second = (message["id"] for message in transport.take())
+    session.data_received(encode({"type": "reply", "id": first, "error": {"code": 7, "message": "no"}}, LIMIT))
+    with pytest.raises(RpcError, match=r"its reply is not an RDMP message: .*\$\.error\.code") as caught:
+        await waiting
+    assert caught.value.code == "bad_message" and caught.value.faults
+    (error,) = transport.take()
+    assert (error["type"], error["code"], error["ref"]) == ("error", "bad_message", first)
+    session.data_received(encode({"type": "reply", "id": second, "result": {"ok": True}}, LIMIT))
+    assert await other == {"ok": True} and alive(session)
+
+
+async def test_an_invalid_reply_to_nobody_harms_nobody() -> None:
+    session, transport, _ = connected()
+    for number in ("1", 5, None, ["1"]):
+        session.data_received(encode({"type": "reply", "id": number, "result": 1}, LIMIT))
+    assert [message["code"] for message in transport.take()] == ["bad_message"] * 4
+    assert alive(session)

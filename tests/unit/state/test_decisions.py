@@ -13,8 +13,9 @@ import pytest
 from odyssey.state.decisions import StoreDecisionLog
 from odyssey.state.sqlite import SqliteStore
 from odyssey.state.store import Append, Set, Written
+from odyssey.state.trace import trace
 from odyssey.state.view import StateView
-from rdmp.records import TxRecord
+from rdmp.records import TxProgress, TxRecord
 
 
 class GuardOnlyStore(SqliteStore):
@@ -146,4 +147,58 @@ async def test_a_record_that_cannot_be_carried_out_is_refused_before_it_is_store
     with pytest.raises(ValueError, match="has no participant"):
         await log.create(replace(record("a"), participants={}))
     assert view.entries == {}
+    await store.close()
+
+
+async def test_the_steps_of_a_transaction_are_kept_with_their_times(tmp_path: Path) -> None:
+    store, log, view = await opened(tmp_path)
+    created = await log.create(record("a"))
+    log.note(TxProgress("a", "created", "preparing"))
+    log.note(TxProgress("a", "vote", "preparing", "h1", reason="yes"))
+    log.note(TxProgress("unknown", "vote", "preparing", "h1"))
+    decided = await log.decide("a", created.revision, "committed", None)
+    log.note(TxProgress("a", "decided", "committed"))
+    log.note(TxProgress("a", "done", "committed", "h1", "admit"))
+    await log.advance("a", decided.revision, {"admit": ("h1",)}, {}, True)
+    steps = trace(view.entries["a"])
+    assert [step["event"] for step in steps] == ["created", "vote", "decided", "done", "finished"]
+    assert steps[3]["participant"] == "h1" and steps[3]["stage"] == "admit"
+    assert steps[0]["since"] == 0.0 and all(step["took"] >= 0 for step in steps)
+    await store.close()
+    store, log, again = await opened(tmp_path)
+    assert trace(again.entries["a"]) == steps
+    await store.close()
+
+
+async def test_steps_of_single_participants_are_bounded(tmp_path: Path) -> None:
+    store, log, view = await opened(tmp_path)
+    created = await log.create(record("a"))
+    for number in range(1000):
+        log.note(TxProgress("a", "waiting", "preparing", f"h{number}"))
+    log.note(TxProgress("a", "decided", "aborted"))
+    await log.decide("a", created.revision, "aborted", "late")
+    assert len(view.entries["a"].hops) == 257 and view.entries["a"].hops[-1]["event"] == "decided"
+    await store.close()
+
+
+async def test_who_was_given_up_is_on_record_and_the_decision_stays_known(tmp_path: Path) -> None:
+    store, log, _ = await opened(tmp_path)
+    created = await log.create(record("a"))
+    decided = await log.decide("a", created.revision, "committed", None)
+    await log.give_up("a", "operator/alice", ["h1"], "burnt down")
+    done = await log.advance("a", decided.revision, {"admit": ("h1",)}, {"h1": "burnt down"}, True)
+    assert done.finished
+    for number in range(9):
+        other = await log.create(record(f"b{number}"))
+        other = await log.decide(other.id, other.revision, "aborted", None)
+        await log.advance(other.id, other.revision, {}, {}, True)
+    event = (await store.read(0, 10))[-1]
+    assert (event.topic, event.data["operator"], event.data["decision"]) == (
+        "tx.heuristic", "operator/alice", "committed",
+    )  # fmt: skip
+    await store.close()
+    store, log, view = await opened(tmp_path)
+    assert "a" not in view.entries
+    kept = await log.lookup("a")
+    assert kept is not None and (kept.state, kept.finished, list(kept.participants)) == ("committed", True, ["h1"])
     await store.close()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from odyssey.state import retention
+from odyssey.state.retention import Retention
 from odyssey.state.sqlite import SqliteStore
 from odyssey.state.store import Append, Conflict, LeaseHeldError, Set, Store, StoreError
 
@@ -119,11 +121,30 @@ async def test_the_files_are_readable_by_the_owner_alone(tmp_path: Path) -> None
     await store.close()
 
 
-async def test_the_log_is_trimmed_to_its_limit_at_the_lease(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path, events_kept=10)
-    await store.open()
-    await store.commit(None, [Append("t", "now", {"n": number}) for number in range(25)])
-    await store.acquire("one")
-    kept = await store.read(0, 100)
-    assert [event.index for event in kept] == list(range(16, 26))
-    await store.close()
+async def test_events_beyond_a_number_are_forgotten_oldest_first(store: Store) -> None:
+    await store.commit(None, [Append("t", "2026-11-23T10:00:00Z", {"n": number}) for number in range(25)])
+    assert await store.trim(10, "2026-11-01T00:00:00Z", limit=4) == 4
+    assert await store.trim(10, "2026-11-01T00:00:00Z") == 11
+    assert await store.trim(10, "2026-11-01T00:00:00Z") == 0
+    assert [event.index for event in await store.read(0, 100)] == list(range(16, 26))
+
+
+async def test_old_events_are_forgotten_and_their_indexes_stay_used(store: Store) -> None:
+    times = ["2026-11-20T10:00:00.000Z", "2026-11-22T10:00:00.000Z", "2026-11-21T10:00:00.000Z"]
+    await store.commit(None, [Append("t", time, {}) for time in times])
+    assert await store.trim(10, "2026-11-21T12:00:00.000000Z") == 1  # a clock that was set back leaves no hole
+    assert [event.index for event in await store.read(0, 10)] == [2, 3]
+    assert await store.trim(10, "2026-11-23T00:00:00Z") == 2
+    assert (await store.read(0, 10), await store.last_event()) == ([], 3)
+    assert (await store.commit(None, [Append("t", times[0], {})])).events[0].index == 4
+
+
+async def test_retention_forgets_in_batches_what_is_too_old_or_too_much(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 3)
+    old, new = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
+    await store.commit(None, [Append("t", old, {})] * 10 + [Append("t", new, {})] * 10)
+    assert await Retention(store, 15, 86400.0).trim() == 10
+    assert await Retention(store, 4, 86400.0).trim() == 6
+    assert [event.index for event in await store.read(0, 100)] == [17, 18, 19, 20]

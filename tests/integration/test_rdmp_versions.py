@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Peers of another version: the range in hello, one version back in both directions, fields from the future."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsocket
+import pytest
+
+import rdmp.dialler
+import rdmp.hub
+from rdmp.rpc import RpcError
+from tests.integration.rdmp_support import Cluster, Pki, record
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path, Pki(tmp_path / "pki"))
+
+
+async def all_that_there_is(cluster: Cluster, port: int) -> None:
+    """A transaction, a call and an event between a hub that serves and new peers."""
+    async with await cluster.client(port) as client:
+        subscription = await client.subscribe(["tx.finished"])
+        async with cluster.participants(port, "h1") as members:
+            assert await client.call("echo", {"n": 1}) == {"n": 1}
+            hub = HUBS[-1]
+            done = await hub.execute(record("t.1", ["h1"]))
+            assert (done.state, done.finished) == ("committed", True)
+            assert members["h1"][0].of("t.1") == ["prepare", "commit admit", "commit neighbours"]
+        assert (await asyncio.wait_for(anext(subscription), 10)).data["tx"] == "t.1"
+
+
+HUBS: list[rdmp.hub.Hub] = []
+
+
+async def test_peers_one_version_back_work_with_a_newer_hub(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rdmp.hub, "PROTOCOL_VERSION", 2)
+    async with cluster.hub() as (hub, port):
+        HUBS.append(hub)
+        await all_that_there_is(cluster, port)
+
+
+async def test_newer_peers_work_with_a_hub_one_version_back(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rdmp.dialler, "PROTOCOL_VERSION", 2)
+    async with cluster.hub() as (hub, port):
+        HUBS.append(hub)
+        await all_that_there_is(cluster, port)
+
+
+async def test_ranges_that_do_not_meet_are_refused_on_both_sides(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster.hub() as (_, port):
+        with monkeypatch.context() as newer:
+            newer.setattr(rdmp.dialler, "PROTOCOL_OLDEST", 3)
+            newer.setattr(rdmp.dialler, "PROTOCOL_VERSION", 4)
+            with pytest.raises(RpcError, match="versions 3 to 4 are offered, 1 to 1 are spoken here") as caught:
+                await cluster.client(port)
+            assert caught.value.code == "version"
+        monkeypatch.setattr(rdmp.dialler, "PROTOCOL_OLDEST", 2)  # a hub that chose what nobody offered
+        with monkeypatch.context() as lying:
+            lying.setattr(rdmp.hub.Hub, "_refusal", lambda *_: None)
+            with pytest.raises(RpcError, match="version 1 was chosen; 2 to 1 are spoken here"):
+                await cluster.client(port)
+
+
+async def test_unknown_fields_are_ignored_in_every_message(cluster: Cluster) -> None:
+    future = {"x": {"deep": [1, {"y": None}]}, "flags": 7}
+
+    def talk(port: int) -> list[Mapping[str, Any]]:
+        client = jsocket.JsonClient(address="127.0.0.1", port=port, timeout=10)
+        assert client.connect()
+
+        def ask(message: Mapping[str, Any], wanted: str) -> Mapping[str, Any]:
+            client.send_obj({**message, **future})
+            while (answer := client.read_obj())["type"] != wanted:
+                if answer["type"] == "ping":
+                    client.send_obj({"type": "pong", "n": answer["n"], **future})
+            return dict(answer)
+
+        hello = {"type": "hello", "versions": [1, 9], "name": "script", "role": "operator", "boot": "1"}
+        answers = [
+            ask(hello, "welcome"),
+            ask({"type": "call", "id": "1", "method": "echo", "params": {"n": 1}}, "reply"),
+            ask({"type": "subscribe", "id": "2", "topics": ["scaling.*"]}, "reply"),
+            ask({"type": "publish", "id": "3", "topic": "scaling.load", "data": {}}, "event"),
+        ]
+        client.send_obj({"type": "ack", "sub": "2", "index": answers[-1]["index"], **future})
+        client.send_obj({"type": "unsubscribe", "sub": "2", **future})
+        client.send_obj({"type": "cancel", "id": "9", **future})
+        answers.append(ask({"type": "ping", "n": 5}, "pong"))
+        client.close()
+        return answers
+
+    async with cluster.hub() as (hub, _):
+        answers = await asyncio.to_thread(talk, await hub.serve_plain())
+    assert [answer["type"] for answer in answers] == ["welcome", "reply", "reply", "event", "pong"]
+    assert answers[0]["version"] == 1 and answers[1]["result"] == {"n": 1}
