@@ -38,6 +38,7 @@ from rdmp.hub import Hub
 from rdmp.limits import Limits
 from rdmp.process import notify, stop_signal
 from rdmp.tls import Identity, server_context
+from rdmp.tuning import collect_rarely
 
 _log = logging.getLogger("odysseyd")
 EXIT_CONFIG = 78
@@ -53,6 +54,7 @@ def main() -> None:
     try:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        collect_rarely()
         asyncio.run(_run(config))
     except (ConfigError, StoreError, CaError, ValueError) as error:
         print(f"odysseyd: {error}", file=sys.stderr)

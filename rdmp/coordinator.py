@@ -13,7 +13,7 @@ message need arrive.  Phases only move forward, as TRANSITIONS says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
@@ -140,14 +140,16 @@ class Coordinator:
     """Drives one transaction; see the module's text.  ``now`` is a monotonic time in seconds."""
 
     def __init__(
-        self, record: TxRecord, *, epoch: int, low_water: int, limits: Limits, connected: Iterable[str]
+        self, record: TxRecord, *, epoch: int, low_water: int, limits: Limits, connected: Container[str]
     ) -> None:
         self.record = record
         self.phase = Phase.IDLE
         self._epoch = epoch
         self._low_water = low_water
         self._limits = limits
-        self._connected = set(connected) & set(record.participants)
+        self._connected = {peer for peer in record.participants if peer in connected}
+        # Who has not yet answered the request of this phase, in the order of the record.
+        self._missing: dict[str, None] = {}
         self._yes: set[str] = set()
         self._touched: set[str] = set()  # to whom a prepare may have gone
         self._stage: str | None = None
@@ -233,7 +235,7 @@ class Coordinator:
                     self._stage_done(peer, message.stage, message.degraded, message)
                 case Aborted() if self.phase is Phase.ABORTING:
                     self._aborted(peer)
-                case Inquire() if peer in self._outstanding():
+                case Inquire() if peer in self._missing:
                     self._request(peer)
                 case Error():
                     self._refused(peer, message)
@@ -246,7 +248,7 @@ class Coordinator:
         self._now = now
         if peer in self.record.participants:
             self._connected.add(peer)
-            if peer in self._outstanding():
+            if peer in self._missing:
                 self._request(peer)
         return self._take()
 
@@ -255,14 +257,14 @@ class Coordinator:
         self._now = now
         if peer in self._connected:
             self._connected.discard(peer)
-            if peer in self._outstanding():
+            if peer in self._missing:
                 self._wait_for([peer])
         return self._take()
 
     def timer(self, name: Timer, now: float) -> list[Output]:
         """The timer ``name`` ran out."""
         self._now = now
-        missing = self._outstanding()
+        missing = tuple(self._missing)
         match name:
             case "deadline":
                 self._veto(f"no vote from {', '.join(missing)} within {self.record.deadline:g} s")
@@ -280,6 +282,7 @@ class Coordinator:
 
     def _created(self) -> None:
         self._move(Step.CREATED)
+        self._await(self.record.participants)
         self._end = self._now + self.record.deadline
         self._tell("created")
         self._out.append(SetTimer("deadline", self.record.deadline))
@@ -294,7 +297,8 @@ class Coordinator:
             self._veto(f"{peer} voted no: {vote.reason or 'no reason given'}")
             return
         self._yes.add(peer)
-        if not self._outstanding():
+        del self._missing[peer]
+        if not self._missing:
             self._tell("prepared")
             self._move(Step.ALL_YES)
             self._decide("committed", None)
@@ -305,6 +309,7 @@ class Coordinator:
             self._decide("aborted", reason)
 
     def _decide(self, decision: Decision, reason: str | None) -> None:
+        self._missing = {}
         self._wish = (decision, reason)
         self._out.append(Decide(self.record, decision, reason))
 
@@ -322,22 +327,28 @@ class Coordinator:
         self._move(Step.ABORTED)
         # Who was never sent a prepare has nothing to remove and need not be reachable.
         untouched = set(self.record.participants) - self._touched
-        self._done.setdefault(ABORT_STAGE, set()).update(untouched)
+        done = self._done.setdefault(ABORT_STAGE, set())
+        done.update(untouched)
+        self._await(peer for peer in self.record.participants if peer not in done)
         self._request_all()
         self._abort_progress()
 
     def _next_stage(self) -> None:
         for stage in self.record.stages:
             self._stage = stage
-            if self._outstanding():
+            done = self._done.get(stage, ())
+            self._await(peer for peer in self.record.takers(stage) if peer not in done)
+            if self._missing:
                 self._out.append(SetTimer("answer", self._limits.stage_wait))
                 self._request_all()
-                self._wait_for([peer for peer in self._outstanding() if peer not in self._connected])
+                self._wait_for([peer for peer in self._missing if peer not in self._connected])
                 return
         self._carried_out()
 
     def _stage_done(self, peer: str, stage: str, degraded: str | None, message: Done | None = None) -> None:
-        if self.phase is not Phase.COMMITTING or peer not in self.record.takers(stage):
+        if self.phase is not Phase.COMMITTING or stage not in self.record.stages:
+            return
+        if stage not in self.record.participants[peer]["stages"]:
             return
         if peer in (done := self._done.setdefault(stage, set())):
             return
@@ -345,7 +356,9 @@ class Coordinator:
         if degraded:
             self._degraded[peer] = degraded
         self._tell("done", participant=peer, stage=stage, reason=degraded, detail=message.detail if message else None)
-        if stage == self._stage and not self._outstanding():
+        if stage == self._stage:
+            self._missing.pop(peer, None)
+        if stage == self._stage and not self._missing:
             self._tell("stage", stage=stage)
             self._next_stage()
             if self.phase is Phase.COMMITTING:
@@ -354,20 +367,21 @@ class Coordinator:
     def _aborted(self, peer: str) -> None:
         if peer not in (done := self._done.setdefault(ABORT_STAGE, set())):
             done.add(peer)
+            self._missing.pop(peer, None)
             self._tell("aborted", participant=peer)
             self._abort_progress()
 
     def _abort_progress(self) -> None:
-        if not self._outstanding():
+        if not self._missing:
             self._carried_out()
-        elif not self._connected.intersection(self._outstanding()):
+        elif not any(peer in self._connected for peer in self._missing):
             self._answer()  # aborted everywhere reachable; the rest follows when it connects
 
     def _refused(self, peer: str, error: Error) -> None:
         """``peer`` cannot do what it was asked."""
-        if self.phase is Phase.PREPARING and peer in self._outstanding():
+        if self.phase is Phase.PREPARING and peer in self._missing:
             self._veto(f"{peer} refused: {error.message} ({error.code})")
-        elif error.code in _FINAL_ERRORS and peer in self._outstanding():
+        elif error.code in _FINAL_ERRORS and peer in self._missing:
             degraded = None if error.code == "below_low_water" else f"{error.message} ({error.code})"
             if self.phase is Phase.COMMITTING and self._stage is not None:
                 self._stage_done(peer, self._stage, degraded)
@@ -402,21 +416,12 @@ class Coordinator:
 
     # Helpers
 
-    def _outstanding(self) -> list[str]:
-        """Return who has not yet answered the request of this phase."""
-        match self.phase:
-            case Phase.PREPARING:
-                asked, answered = tuple(self.record.participants), self._yes
-            case Phase.COMMITTING if self._stage is not None:
-                asked, answered = self.record.takers(self._stage), self._done.get(self._stage, set())
-            case Phase.ABORTING:
-                asked, answered = tuple(self.record.participants), self._done.get(ABORT_STAGE, set())
-            case _:
-                return []
-        return [peer for peer in asked if peer not in answered]
+    def _await(self, peers: Iterable[str]) -> None:
+        """Begin to wait for the answers of ``peers``."""
+        self._missing = dict.fromkeys(peers)
 
     def _request_all(self) -> None:
-        for peer in self._outstanding():
+        for peer in self._missing:
             self._request(peer)
         self._out.append(SetTimer("repeat", self._limits.repeat_interval))
 
@@ -447,8 +452,8 @@ class Coordinator:
 
     def _view(self) -> TxRecord:
         """Return the record with the progress that the log may not have yet."""
-        order = tuple(self.record.participants)
-        done = {stage: tuple(sorted(names, key=order.index)) for stage, names in self._done.items()}
+        participants = self.record.participants
+        done = {stage: tuple(name for name in participants if name in names) for stage, names in self._done.items()}
         finished = self.record.finished or self.phase is Phase.FINISHING
         return replace(self.record, done=done, degraded=dict(self._degraded), finished=finished)
 

@@ -14,6 +14,7 @@ from rdmp.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Error, Hello, Messa
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.session import Origin, Session, SessionOwner
 from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity
+from rdmp.tuning import small_buffers
 
 BOOT = uuid.uuid4().hex
 """New at each start of the process."""
@@ -32,6 +33,8 @@ class Dialler(SessionOwner):
         self._tls = tls
         self._epoch = 0
         self._welcome: asyncio.Future[Welcome] | None = None
+        self._context: ssl.SSLContext | None = None
+        self._stamp: tuple[tuple[int, ...], ...] = ()
 
     async def dial(self, epoch: int = 0) -> Session:
         """Connect and shake hands; ``epoch`` is the highest that was seen.
@@ -42,8 +45,7 @@ class Dialler(SessionOwner):
         self._epoch = epoch
         if self.endpoint.kind == "tls" and self._tls is None:
             raise ValueError(f"{self.endpoint} needs a certificate, a key and the CA")
-        # Read at each connection, so that a renewed certificate is used.
-        context = self._tls.client_context() if self._tls is not None and self.endpoint.kind == "tls" else None
+        context = self._client_context() if self.endpoint.kind == "tls" else None
         self._welcome = asyncio.get_running_loop().create_future()
         session = Session(self, self.limits, Origin(self.endpoint.kind, str(self.endpoint)))
         try:
@@ -112,6 +114,16 @@ class Dialler(SessionOwner):
     def _fail(self, error: RpcError) -> None:
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(error)
+            self._welcome.exception()  # the dialling may have ended already, and nobody may be waiting
+
+    def _client_context(self) -> ssl.SSLContext:
+        """Return the context of our files, read again when one of them was renewed."""
+        assert self._tls is not None
+        files = [path.stat() for path in (self._tls.cert, self._tls.key, self._tls.ca)]
+        stamp = tuple((file.st_ino, file.st_mtime_ns, file.st_size, file.st_mode) for file in files)
+        if self._context is None or stamp != self._stamp:
+            self._context, self._stamp = self._tls.client_context(), stamp
+        return self._context
 
     async def _connect(self, session: Session, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
@@ -121,6 +133,7 @@ class Dialler(SessionOwner):
         elif context is None:
             await loop.create_connection(lambda: session, where.host, where.port)
         else:
+            small_buffers()
             await loop.create_connection(
                 lambda: session, where.host, where.port, ssl=context, server_hostname="",
                 ssl_handshake_timeout=self.limits.handshake_timeout, ssl_shutdown_timeout=1.0,

@@ -13,7 +13,8 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,16 +47,22 @@ class _Job:
 class GroupCommit:
     """One SQLite file, one thread. `run` may be called from any event loop at any time.
 
-    Each piece of work runs in a savepoint of its own: one that raises undoes only itself. Work must be short and must
-    not keep the connection. A batch with at least one durable job is committed with synchronous=FULL, others with
+    A piece of work that raises undoes only itself: the batch is rolled back and done again, each piece then in a
+    savepoint of its own. So work may run twice; it must be short, change nothing but the database, and must not keep
+    the connection. A batch with at least one durable job is committed with synchronous=FULL, others with
     NORMAL (not torn by a crash, but the last of them may be lost at a power cut; https://sqlite.org/wal.html).
+    ``syncs`` counts the commits that waited for the disk.
     """
 
     def __init__(self, path: Path, schema: str, *, limit: int = 10_000) -> None:
         self._path = path
         self._schema = schema
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(limit)
+        self._limit = limit
+        self._jobs: deque[_Job] = deque()
+        self._news = threading.Condition()  # guards _jobs and _closing
+        self._closing = False
         self._thread: threading.Thread | None = None
+        self.syncs = 0
 
     async def open(self) -> None:
         """Open or create the file (mode 0600) and apply the schema. Raises sqlite3.Error."""
@@ -81,7 +88,12 @@ class GroupCommit:
         Raises what `work` raised, sqlite3.Error if the commit failed, and queue.Full when too much is waiting.
         """
         job = _Job(work, durable)
-        self._jobs.put_nowait(job)
+        with self._news:
+            if len(self._jobs) >= self._limit:
+                raise queue.Full(f"{self._path}: {self._limit} writes wait for the disk")
+            self._jobs.append(job)
+            if len(self._jobs) == 1:  # otherwise the thread knows already
+                self._news.notify()
         result: T = await job.future
         return result
 
@@ -89,7 +101,9 @@ class GroupCommit:
         """Commit what is queued, close the file, end the thread."""
         if self._thread is not None:
             thread, self._thread = self._thread, None
-            self._jobs.put(None)
+            with self._news:
+                self._closing = True
+                self._news.notify()
             await asyncio.to_thread(thread.join)
 
     def _main(self, started: Callable[[BaseException | None], object]) -> None:
@@ -99,8 +113,8 @@ class GroupCommit:
             started(error)
             return
         started(None)
-        while self._batch(connection):
-            pass
+        while batch := self._next_batch():
+            self._commit(connection, batch)
         connection.close()
 
     def _connect(self) -> sqlite3.Connection:
@@ -112,35 +126,48 @@ class GroupCommit:
         connection.executescript(self._schema)
         return connection
 
-    def _batch(self, connection: sqlite3.Connection) -> bool:
-        first = self._jobs.get()
-        jobs: list[_Job | None] = [first]
-        while len(jobs) < _BATCH and jobs[-1] is not None:
-            try:
-                jobs.append(self._jobs.get_nowait())
-            except queue.Empty:
-                break
-        batch = [job for job in jobs if job is not None]
-        if batch:
-            self._commit(connection, batch)
-        return jobs[-1] is not None
+    def _next_batch(self) -> list[_Job]:
+        """Wait for work; nothing when the file is to be closed and all is done."""
+        with self._news:
+            while not self._jobs and not self._closing:
+                self._news.wait()
+            return [self._jobs.popleft() for _ in range(min(len(self._jobs), _BATCH))]
 
-    @staticmethod
-    def _commit(connection: sqlite3.Connection, batch: list[_Job]) -> None:
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Job]) -> None:
         durable = any(job.durable for job in batch)
+        self.syncs += durable
         try:
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
-            for job in batch:
-                _savepoint(connection, job)
+            if not _all(connection, batch):
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                for job in batch:
+                    _savepoint(connection, job)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             for job in batch:
                 job.error = job.error or error
+        # Waking a loop costs a system call: one for the batch, not one for each job.
+        for loop in {job.loop for job in batch}:
+            loop.call_soon_threadsafe(_settle, [job for job in batch if job.loop is loop])
+
+
+def _settle(jobs: Iterable[_Job]) -> None:
+    for job in jobs:
+        job.settle()
+
+
+def _all(connection: sqlite3.Connection, batch: Iterable[_Job]) -> bool:
+    """Run all jobs; False if one of them raised."""
+    try:
         for job in batch:
-            job.loop.call_soon_threadsafe(job.settle)
+            job.result = job.work(connection)
+    except Exception:  # the savepoints find out whose it is
+        return False
+    return True
 
 
 def _savepoint(connection: sqlite3.Connection, job: _Job) -> None:

@@ -43,13 +43,13 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = GroupCommit(path, _SCHEMA)
+        self.file = GroupCommit(path, _SCHEMA)
 
     async def open(self) -> Journalled:
         """Open or create the file and read it; raises JournalError."""
         try:
-            await self._file.open()
-            return await self._file.run(_read)
+            await self.file.open()
+            return await self.file.run(_read)
         except (sqlite3.Error, OSError, ValueError, KeyError) as error:
             raise JournalError(
                 f"cannot use the journal {self.path}: {error}; it holds this participant's votes: "
@@ -58,11 +58,11 @@ class Journal:
 
     async def write(self, writes: Sequence[Write]) -> None:
         """Store writes in one transaction; returns when they are on the disk.  Raises sqlite3.Error."""
-        await self._file.run(lambda connection: _store(connection, writes))
+        await self.file.run(lambda connection: _store(connection, writes))
 
     async def close(self) -> None:
         """Finish what is queued and close the file."""
-        await self._file.close()
+        await self.file.close()
 
 
 def _read(connection: sqlite3.Connection) -> Journalled:

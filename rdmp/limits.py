@@ -19,6 +19,7 @@ class Limits:
     max_message_bytes: int = 4 * 1024 * 1024
     max_connections: int = 1024
     handshake_timeout: float = 5.0
+    handshakes: int = 64
     heartbeat: float = 2.0
     heartbeat_misses: int = 3
     send_queue_messages: int = 8192

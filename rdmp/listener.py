@@ -16,14 +16,18 @@ import socket
 import ssl
 import stat
 import struct
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from rdmp.limits import Limits
 from rdmp.session import Origin, Session
+from rdmp.tuning import small_buffers
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 1024
+_BACKLOG = 4096
+_ESTABLISHED = 1  # tcpi_state in linux/tcp.h
+_SLOW_SECONDS = 0.5  # a handshake that takes longer waits for its peer, and no longer keeps others waiting
 _PAUSE_SECONDS = 0.2  # after an accept that failed, for example for want of file descriptors
 _UCRED = struct.Struct("3i")  # pid, uid, gid: socket(7), SO_PEERCRED
 
@@ -44,7 +48,11 @@ class Listener:
         self._context = context
         self._open: set[Session] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._waiting: deque[socket.socket] = deque()  # accepted, and not yet shaking hands
+        self._working = 0  # handshakes that the waiting ones wait for
         self._loop = asyncio.get_running_loop()
+        if context is not None:
+            small_buffers()
         self._task = self._loop.create_task(self._accept(), name=f"rdmp listener {kind}")
 
     @property
@@ -59,9 +67,12 @@ class Listener:
     async def close(self) -> None:
         """Stop accepting; sessions stay."""
         self._task.cancel()
+        waiting, self._waiting = self._waiting, deque()
         for task in self._handshakes:
             task.cancel()
         await asyncio.gather(self._task, *self._handshakes, return_exceptions=True)
+        for sock in waiting:
+            sock.close()
         if self._kind == "unix":
             Path(self._socket.getsockname()).unlink(missing_ok=True)
         self._socket.close()
@@ -74,13 +85,41 @@ class Listener:
                 _log.error("cannot accept a connection: %s", error)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            if len(self._open) + len(self._handshakes) >= self._limits.max_connections:
+            if len(self._open) + len(self._handshakes) + len(self._waiting) >= self._limits.max_connections:
                 _log.warning("refused a connection: %d are open ([rdmp] max_connections)", self._limits.max_connections)
+                sock.close()
+                continue
+            self._waiting.append(sock)
+            self._begin()
+            await asyncio.sleep(0)  # a crowd at the door must not keep the rest of the program waiting
+
+    def _begin(self) -> None:
+        """Let those shake hands who came first, so many at a time that nobody's heartbeats are late."""
+        while self._waiting and self._working < self._limits.handshakes:
+            sock = self._waiting.popleft()
+            if _has_left(sock):
                 sock.close()
                 continue
             task = self._loop.create_task(self._connect(sock))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+            self._occupy(task)
+
+    def _occupy(self, task: asyncio.Task[None]) -> None:
+        """Count a handshake until it has ended or is slow."""
+        self._working += 1
+        occupied = True
+
+        def release(*_: object) -> None:
+            nonlocal occupied
+            if occupied:
+                occupied = False
+                timer.cancel()
+                self._working -= 1
+                self._begin()
+
+        timer = self._loop.call_later(_SLOW_SECONDS, release)
+        task.add_done_callback(release)
 
     async def _connect(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -149,6 +188,13 @@ def _ready(sock: socket.socket) -> socket.socket:
     sock.setblocking(False)
     sock.listen(_BACKLOG)
     return sock
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Tell whether the peer of a TCP connection gave up while it waited."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
 
 
 def _remove_stale(path: Path) -> None:

@@ -13,6 +13,7 @@ Repeated messages are answered from the entry.  At most one effect of a transact
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,9 @@ class ParticipantCore:
         self.meta = meta
         self._limits = limits
         self._live = {entry.id: _Live(entry) for entry in entries}
+        # Carried out and not yet forgotten: a heap, the lowest seq first.
+        self._final = [(live.entry.seq, live.entry.id) for live in self._live.values() if live.entry.phase in FINAL]
+        heapq.heapify(self._final)
         self._waiting: dict[int, tuple[str, int]] = {}  # token of a write -> transaction, version
         self._held: list[tuple[str, Message]] = []  # messages that wait until a higher epoch is durable
         self._epoch_token = 0
@@ -199,9 +203,7 @@ class ParticipantCore:
         elif isinstance(message, Abort):
             entry = Entry(message.tx, message.seq, message.epoch, Phase.UNKNOWN)
             self._begin(peer, entry, Step.ABORT, message.low_water, message.reason)
-        elif (
-            sum(live.entry.phase not in FINAL for live in self._live.values()) >= self._limits.participant_transactions
-        ):
+        elif len(self._live) - len(self._final) >= self._limits.participant_transactions:
             limit = self._limits.participant_transactions
             self._send(
                 peer, Vote(message.tx, "no", f"{limit} transactions are open here ([rdmp] participant_transactions)")
@@ -350,6 +352,8 @@ class ParticipantCore:
     ) -> None:
         """Take ``step`` and write it; ``_act`` follows when it is durable."""
         live.entry = replace(live.entry, phase=TRANSITIONS[live.entry.phase][step], **changes)
+        if live.entry.phase in FINAL:
+            heapq.heappush(self._final, (live.entry.seq, live.entry.id))
         live.version += 1
         live.busy = True
         live.tries = 0
@@ -368,11 +372,18 @@ class ParticipantCore:
         if low_water <= self.meta.low_water:
             return ()
         self.meta = replace(self.meta, low_water=low_water)
-        old = [tx for tx, live in self._live.items() if live.entry.seq < low_water and live.entry.phase in FINAL]
-        forget = tuple(tx for tx in old if not self._live[tx].busy)
-        for tx in forget:
-            del self._live[tx]
-        return forget
+        forget = []
+        busy = []
+        while self._final and self._final[0][0] < low_water:
+            seq, tx = heapq.heappop(self._final)
+            if self._live[tx].busy:
+                busy.append((seq, tx))
+            else:
+                del self._live[tx]
+                forget.append(tx)
+        for item in busy:
+            heapq.heappush(self._final, item)
+        return tuple(forget)
 
     # Doubt and answers
 

@@ -70,12 +70,13 @@ class TxRecord:
         """Return the participants that still have to carry out the decision (all of them while it is open)."""
         if self.finished:
             return ()
+        done = {stage: frozenset(names) for stage, names in self.done.items()}
         if self.state == "aborted":
-            return tuple(name for name in self.participants if name not in self.done.get(ABORT_STAGE, ()))
+            return tuple(name for name in self.participants if name not in done.get(ABORT_STAGE, ()))
         return tuple(
             name
             for name, operation in self.participants.items()
-            if any(name not in self.done.get(stage, ()) for stage in operation["stages"])
+            if any(name not in done.get(stage, ()) for stage in operation["stages"])
         )
 
     def awaited(self) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ class TxRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole record as JSON."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: getattr(self, name) for name in _RECORD_FIELDS}
 
     @classmethod
     def from_json(cls, value: Json) -> TxRecord:
@@ -129,6 +130,10 @@ class TxProgress:
 
     def document(self) -> dict[str, Any]:
         """Return the fields that are set as JSON, the kind as ``event``."""
-        value = {item.name: getattr(self, item.name) for item in fields(self)}
+        value = {name: item for name in _PROGRESS_FIELDS if (item := getattr(self, name)) is not None}
         value["event"] = value.pop("kind")
-        return {name: item for name, item in value.items() if item is not None}
+        return value
+
+
+_RECORD_FIELDS = tuple(item.name for item in fields(TxRecord))
+_PROGRESS_FIELDS = tuple(item.name for item in fields(TxProgress))

@@ -50,7 +50,7 @@ class ParticipantRunner:
     def __init__(
         self,
         participant: Participant,
-        journal: Path,
+        journal: Path | Journal,
         identity: Identity,
         endpoints: Sequence[Endpoint],
         tls: TlsFiles | None,
@@ -61,7 +61,7 @@ class ParticipantRunner:
         self.identity = identity
         self.limits = limits or Limits()
         self._participant = participant
-        self._journal = Journal(journal)
+        self._journal = Journal(journal) if isinstance(journal, Path) else journal
         self._core = ParticipantCore((), Meta(), self.limits)
         self._state: dict[str, Json] = {}
         self._links = [_Link(self, endpoint, tls, identity, self.limits, tuple(groups)) for endpoint in endpoints]

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rdmp.frames import Decoder, FrameError, encode
 from rdmp.limits import Limits
@@ -24,6 +24,7 @@ from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcTimeout
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
+_WRITE_BYTES = 65536  # at most so much is given to the transport at once, so that heartbeats can pass the rest
 _CLOSE_SECONDS = 2.0  # how long a closing connection may take to send what is left
 
 
@@ -80,6 +81,7 @@ class Session(asyncio.Protocol):
         self._urgent: deque[bytes] = deque()
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
+        self._flush_due = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._silent_beats = 0
@@ -93,10 +95,9 @@ class Session(asyncio.Protocol):
     # Life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = made = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
         if self.closing:
-            transport.abort()
+            made.abort()
             return
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
@@ -239,14 +240,14 @@ class Session(asyncio.Protocol):
     # Sending
 
     def send(self, message: Message) -> None:
-        """Queue a message.  Raises FrameError if it is too large; a full queue ends the connection."""
+        """Queue a message.  Raises FrameError if it is too large; a full queue ends the connection.
+
+        What is queued in one turn of the event loop leaves together: one TLS record and one system call for many.
+        """
         data = encode(message.to_json(), self._peer_max_bytes)
         if self.closing or self._transport is None:
             return
-        if self._writable.is_set():
-            self._transport.write(data)
-            return
-        if (
+        if not self._writable.is_set() and (
             len(self._queue) >= self._limits.send_queue_messages
             or self._queued_bytes + len(data) > self._limits.send_queue_bytes
         ):
@@ -257,6 +258,11 @@ class Session(asyncio.Protocol):
             return
         self._queue.append(data)
         self._queued_bytes += len(data)
+        if self._queued_bytes >= _WRITE_BYTES:
+            self._flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_now)
 
     async def drain(self) -> None:
         """Wait until the peer has taken what is queued, or is gone."""
@@ -271,18 +277,26 @@ class Session(asyncio.Protocol):
 
     def _write_urgent(self, message: Message) -> None:
         self._urgent.append(encode(message.to_json(), self._peer_max_bytes))
-        if self._writable.is_set():
-            self._flush()
+        self._flush()
+
+    def _flush_now(self) -> None:
+        self._flush_due = False
+        self._flush()
 
     def _flush(self, force: bool = False) -> None:
+        """Write what is queued, heartbeats and errors first, until the transport has enough."""
         if self._transport is None:
             return
-        while self._urgent and (force or self._writable.is_set()):
-            self._transport.write(self._urgent.popleft())
-        while self._queue and (force or self._writable.is_set()):
-            data = self._queue.popleft()
-            self._queued_bytes -= len(data)
-            self._transport.write(data)
+        while (self._urgent or self._queue) and (force or self._writable.is_set()):
+            parts = list(self._urgent)
+            self._urgent.clear()
+            size = sum(map(len, parts))
+            while self._queue and (not parts or size + len(self._queue[0]) <= _WRITE_BYTES):
+                data = self._queue.popleft()
+                self._queued_bytes -= len(data)
+                size += len(data)
+                parts.append(data)
+            self._transport.write(b"".join(parts))
 
     # Calls
 

@@ -33,7 +33,7 @@ CONFINED: Mapping[str, str] = {
 }
 
 #: Libraries that no house may import: they serve the tests.
-TESTS_ONLY = frozenset({"pytest", "hypothesis", "tests"})
+TESTS_ONLY = frozenset({"pika", "pytest", "hypothesis", "tests"})
 
 LICENCE_LINE = "# SPDX-License-Identifier: AGPL-3.0-or-later"
 

@@ -9,6 +9,7 @@ can, made up for at the next start where it cannot.
 from __future__ import annotations
 
 import datetime
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,10 +37,11 @@ class StoreDecisionLog(DecisionLog):
     """Writes decisions and keeps the view in step. Only the leader of the store may use it."""
 
     def __init__(self, store: Store, view: StateView, *, kept: int = 1000, clock: Clock = utc_now) -> None:
-        """`kept` finished transactions stay to be asked for."""
+        """At least `kept` finished transactions stay to be asked for; a tenth more may, to be forgotten together."""
         self._store = store
         self._view = view
         self._kept = kept
+        self._finished: list[tuple[int, str]] = []  # a heap: the lowest seq first
         self._clock = clock
         self._hops: dict[str, list[Mapping[str, Any]]] = {}
         self._notes: dict[str, Sequence[Mapping[str, Any]]] = {}
@@ -57,10 +59,12 @@ class StoreDecisionLog(DecisionLog):
             self._notes[tx] = document.value["notes"]
         marker = await self._store.get(FOLD)
         self._view.index = self._position = marker.value["position"] if marker else 0
-        for document in await self._store.list(TX):
-            entry = Entry.parse(document.value)
-            self._view.entries[entry.record.id] = entry
-            self._seq = max(self._seq, entry.record.seq)
+        entries = [Entry.parse(document.value) for document in await self._store.list(TX)]
+        for entry in sorted(entries, key=lambda item: item.record.seq):
+            self._view.put(entry)
+            self._seq = entry.record.seq
+            if entry.record.finished:
+                self._finished.append((entry.record.seq, entry.record.id))
         decided = [entry for entry in self._view.entries.values() if (entry.position or 0) > self._view.index]
         for entry in sorted(decided, key=lambda item: item.position or 0):
             await self._store.commit(None, self._fold(entry))
@@ -79,15 +83,15 @@ class StoreDecisionLog(DecisionLog):
         record.check()
         if record.id in self._view.entries:
             raise ValueError(f"transaction {record.id} exists already")
-        if taken := self._view.held() & set(record.objects):
-            raise ValueError(f"transaction {record.id}: {sorted(taken)[0]} belongs to another open transaction")
+        if taken := self._view.holder(record.objects):
+            raise ValueError(f"transaction {record.id}: {taken} belongs to another open transaction")
         self._seq += 1
         created = Entry(replace(record, seq=self._seq, revision=1), None, self._clock())
-        self._view.entries[record.id] = created
+        self._view.put(created)
         try:
             await self._store.commit(Set(TX + record.id, created.document(), expect=0))
         except BaseException:
-            del self._view.entries[record.id]
+            self._view.drop(record.id)
             raise
         return created.record
 
@@ -119,7 +123,8 @@ class StoreDecisionLog(DecisionLog):
         record = replace(found.record, done=kept, degraded=dict(degraded), finished=finished, revision=revision + 1)
         entry = replace(found, record=record, finished=self._clock() if finished else None)
         written = await self._write(entry, revision, (), durable=False)
-        if finished:
+        if finished and not found.record.finished:
+            heapq.heappush(self._finished, (record.seq, tx))
             await self._trim()
         return written
 
@@ -134,9 +139,9 @@ class StoreDecisionLog(DecisionLog):
         except Conflict as lost:
             if lost.actual is None:
                 raise
-            self._view.entries[tx] = Entry.parse(lost.actual.value)
+            self._view.put(Entry.parse(lost.actual.value))
             return self._view.entries[tx].record
-        self._view.entries[tx] = entry
+        self._view.put(entry)
         if then and entry.position is not None:
             self._view.apply(entry.position, entry.record.changes)
         if entry.record.finished:
@@ -176,12 +181,12 @@ class StoreDecisionLog(DecisionLog):
 
     async def _trim(self) -> None:
         """Forget the oldest finished transactions beyond what is kept; the newest stays, it carries `seq` on."""
-        finished = sorted(
-            (entry.record for entry in self._view.entries.values() if entry.record.finished), key=lambda item: item.seq
-        )
-        for record in finished[: max(0, len(finished) - self._kept)]:
-            del self._view.entries[record.id]
-            await self._store.commit(Set(TX + record.id, None), durable=False)
+        if len(self._finished) <= self._kept + self._kept // 10:
+            return
+        old = [heapq.heappop(self._finished)[1] for _ in range(len(self._finished) - self._kept)]
+        for tx in old:
+            self._view.drop(tx)
+        await self._store.commit(None, [Set(TX + tx, None) for tx in old], durable=False)
 
     async def open(self) -> Sequence[TxRecord]:
         return self._view.unfinished()
@@ -191,4 +196,4 @@ class StoreDecisionLog(DecisionLog):
         return found.record if found else self._view.given_up.get(tx)
 
     def low_water(self) -> int:
-        return min((record.seq for record in self._view.unfinished()), default=self._seq + 1)
+        return self._view.oldest(default=self._seq + 1)

@@ -36,8 +36,11 @@ CREATE TABLE IF NOT EXISTS event (
 """
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def _encode(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _encoder.encode(value)
 
 
 class SqliteStore(Store):
@@ -66,6 +69,11 @@ class SqliteStore(Store):
     @property
     def incarnation(self) -> str:
         return self._incarnation
+
+    @property
+    def syncs(self) -> int:
+        """How many commits have waited for the disk."""
+        return self._database.syncs
 
     async def get(self, key: str) -> Document | None:
         return await self._database.run(lambda connection: _get(connection, key), durable=False)
@@ -146,10 +154,10 @@ def _commit(connection: sqlite3.Connection, guard: Set | None, then: Sequence[Se
 
 
 def _set(connection: sqlite3.Connection, step: Set) -> Document | None:
-    found = _get(connection, step.key)
-    revision = found.revision if found else 0
+    row = connection.execute("SELECT revision FROM document WHERE key = ?", (step.key,)).fetchone()
+    revision = row[0] if row else 0
     if step.expect is not None and step.expect != revision:
-        raise Conflict(step.key, step.expect, found)
+        raise Conflict(step.key, step.expect, _get(connection, step.key))
     if step.value is None:
         connection.execute("DELETE FROM document WHERE key = ?", (step.key,))
         return None

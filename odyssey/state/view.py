@@ -60,6 +60,30 @@ class StateView:
         self.entries: dict[str, Entry] = {}
         self.given_up: dict[str, TxRecord] = {}
         """Transactions that somebody ended by `tx resolve`: kept for participants that come back late and ask."""
+        self._unfinished: dict[str, Entry] = {}
+        self._held: dict[str, str] = {}
+
+    def put(self, entry: Entry) -> None:
+        """Note how a transaction stands."""
+        record = entry.record
+        self.entries[record.id] = entry
+        if record.finished:
+            self._release(record.id)
+        else:
+            if record.id not in self._unfinished:
+                self._held |= dict.fromkeys(record.objects, record.id)
+            self._unfinished[record.id] = entry
+
+    def drop(self, tx: str) -> None:
+        """Forget a transaction."""
+        self._release(tx)
+        del self.entries[tx]
+
+    def _release(self, tx: str) -> None:
+        if (entry := self._unfinished.pop(tx, None)) is not None:
+            for name in entry.record.objects:
+                if self._held.get(name) == tx:
+                    del self._held[name]
 
     def apply(self, position: int, changes: Mapping[str, Mapping[str, Any] | None]) -> None:
         """Fold one decision."""
@@ -80,11 +104,19 @@ class StateView:
 
     def unfinished(self) -> list[TxRecord]:
         """Transactions that somebody still has to hear of."""
-        return [entry.record for entry in self.entries.values() if not entry.record.finished]
+        return [entry.record for entry in self._unfinished.values()]
+
+    def oldest(self, default: int) -> int:
+        """The lowest `seq` of an unfinished transaction; they are put in the order of their `seq`."""
+        return next((entry.record.seq for entry in self._unfinished.values()), default)
+
+    def holder(self, objects: Iterable[str]) -> str | None:
+        """The first of these objects that an unfinished transaction reserves."""
+        return next((name for name in sorted(objects) if name in self._held), None)
 
     def held(self) -> frozenset[str]:
         """Objects that unfinished transactions reserve."""
-        return frozenset(name for record in self.unfinished() for name in record.objects)
+        return frozenset(self._held)
 
     def counts(self) -> dict[str, int]:
         """How many transactions are kept, by how they stand."""

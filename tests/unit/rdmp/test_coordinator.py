@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -36,18 +36,18 @@ OPERATIONS: dict[str, dict[str, Any]] = {
 NEW = TxRecord("t.1", 0, 1, 0, "preparing", OPERATIONS, ("admit", "names"), deadline=10.0)
 
 
-def machine(record: TxRecord = NEW, connected: Iterable[str] = ("a", "b")) -> Coordinator:
+def machine(record: TxRecord = NEW, connected: Collection[str] = ("a", "b")) -> Coordinator:
     return Coordinator(record, epoch=3, low_water=5, limits=LIMITS, connected=connected)
 
 
-def created(connected: Iterable[str] = ("a", "b")) -> tuple[Coordinator, list[Output]]:
+def created(connected: Collection[str] = ("a", "b")) -> tuple[Coordinator, list[Output]]:
     """Return a machine that prepares, and what it did first."""
     coordinator = machine(connected=connected)
     assert coordinator.begin(100.0) == [Create(NEW)]
     return coordinator, coordinator.written(replace(NEW, seq=7, revision=1), 100.0)
 
 
-def decided(state: State, connected: Iterable[str] = ("a", "b")) -> tuple[Coordinator, list[Output]]:
+def decided(state: State, connected: Collection[str] = ("a", "b")) -> tuple[Coordinator, list[Output]]:
     """Return a machine that carries out a decision, and what it did first."""
     coordinator, _ = created(connected)
     if state == "committed":

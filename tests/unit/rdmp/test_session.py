@@ -11,7 +11,7 @@ import pytest
 
 from rdmp.frames import Decoder, encode
 from rdmp.limits import Limits
-from rdmp.messages import Inquire, Message, Ping
+from rdmp.messages import Error, Inquire, Message, Ping
 from rdmp.rpc import ProgressSender, RpcError
 from rdmp.session import Origin, Session, SessionOwner
 
@@ -24,9 +24,11 @@ class Memory(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.data = bytearray()
+        self.writes = 0
         self.ended = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes += 1
         self.data += data
 
     def close(self) -> None:
@@ -88,6 +90,27 @@ async def test_heartbeats_pass_a_long_queue() -> None:
     assert sent[0] == {"type": "pong", "n": 7}
     assert [message["tx"] for message in sent[1:]] == [f"t.{number}" for number in range(100)]
     assert session.queued == 0
+
+
+async def test_what_is_sent_in_one_turn_of_the_loop_leaves_in_one_write() -> None:
+    session, transport, _ = connected()
+    for number in range(5):
+        session.send(Inquire(f"t{number}"))
+    assert not transport.data
+    await asyncio.sleep(0)
+    assert transport.writes == 1
+    assert [message["tx"] for message in transport.take()] == [f"t{number}" for number in range(5)]
+
+
+async def test_a_large_queue_leaves_in_parts_that_heartbeats_can_pass() -> None:
+    session, transport, _ = connected()
+    session.pause_writing()
+    for number in range(40):
+        session.send(Inquire(f"t{number}-" + "x" * 100))
+        session.send(Error("e", "y" * 4000))
+    session.resume_writing()
+    assert transport.writes > 2
+    assert len(transport.take()) == 80
 
 
 async def test_a_full_queue_ends_the_connection_with_a_reason() -> None:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Group commit: one commit for what waits, and a piece of work that raises undoes only itself."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rdmp.groupcommit import GroupCommit
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS number (value INTEGER NOT NULL);"
+
+
+def insert(value: int) -> Callable[[sqlite3.Connection], int]:
+    def work(connection: sqlite3.Connection) -> int:
+        connection.execute("INSERT INTO number VALUES (?)", (value,))
+        if value < 0:
+            raise ValueError(f"{value} is below 0")
+        return value
+
+    return work
+
+
+def values(path: Path) -> list[int]:
+    with sqlite3.connect(path) as connection:
+        return [value for (value,) in connection.execute("SELECT value FROM number ORDER BY value")]
+
+
+async def opened(path: Path, limit: int = 100) -> tuple[GroupCommit, threading.Event]:
+    """A file whose thread waits in its first piece of work, so that more gathers behind it."""
+    file = GroupCommit(path, SCHEMA, limit=limit)
+    await file.open()
+    return file, threading.Event()
+
+
+async def test_what_gathers_is_committed_once(tmp_path: Path) -> None:
+    file, go = await opened(tmp_path / "db")
+    first = asyncio.create_task(file.run(lambda connection: go.wait(10), durable=False))
+    await asyncio.sleep(0.05)
+    rest = [asyncio.create_task(file.run(insert(value))) for value in range(20)]
+    await asyncio.sleep(0.05)
+    go.set()
+    assert await asyncio.gather(*rest) == list(range(20))
+    assert await first
+    assert file.syncs == 1
+    await file.close()
+    assert values(tmp_path / "db") == list(range(20))
+
+
+async def test_one_that_raises_undoes_only_itself(tmp_path: Path) -> None:
+    file, go = await opened(tmp_path / "db")
+    first = asyncio.create_task(file.run(lambda connection: go.wait(10)))
+    await asyncio.sleep(0.05)
+    rest = [asyncio.create_task(file.run(insert(value))) for value in (1, -2, 3)]
+    await asyncio.sleep(0.05)
+    go.set()
+    await first
+    told = await asyncio.gather(*rest, return_exceptions=True)
+    assert [told[0], told[2]] == [1, 3] and isinstance(told[1], ValueError)
+    await file.close()
+    assert values(tmp_path / "db") == [1, 3]
+
+
+async def test_too_much_that_waits_is_refused_and_close_finishes_the_rest(tmp_path: Path) -> None:
+    file, go = await opened(tmp_path / "db", limit=2)
+    first = asyncio.create_task(file.run(lambda connection: go.wait(10)))
+    await asyncio.sleep(0.05)
+    rest = [asyncio.create_task(file.run(insert(value))) for value in (1, 2)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(queue.Full, match="wait for the disk"):
+        await file.run(insert(3))
+    go.set()
+    await file.close()
+    assert await first and await asyncio.gather(*rest) == [1, 2]
+    assert values(tmp_path / "db") == [1, 2]
