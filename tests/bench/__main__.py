@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""``python -m tests.bench [--repetitions N]``: measure, print, and write docs/benchmarks.md."""
+"""``python -m tests.bench [--repetitions N]``: measure, print, and write it into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ PLATFORM = ROOT / "examples" / "shop" / "platform.json"
 TARGET = ROOT / "docs" / "benchmarks.md"
 RDMP = ("<!-- rdmp:begin -->", "<!-- rdmp:end -->")
 NETWORK = "app"
+TITLE = "# Benchmarks"
+BEGIN, END = "<!-- addnode:begin -->", "<!-- addnode:end -->"
 GOAL = 1.5
 LOAD_BEFORE = os.getloadavg()[0]  # what else kept the machine busy
 
@@ -62,6 +64,15 @@ def with_rdmp(text: str) -> str:
     return text if begin < 0 or end < begin else f"{text}\n{old[begin : end + len(RDMP[1])]}\n"
 
 
+def put(document: str, part: str) -> str:
+    """The document with `part` between its markers, below the title where there are none; the rest is others'."""
+    marked = f"{BEGIN}\n{part}{END}\n"
+    if BEGIN in document and END in document:
+        before, rest = document.split(BEGIN, 1)
+        return before + marked + rest.split(END, 1)[1].removeprefix("\n")
+    return f"{TITLE}\n\n{marked}" + document.removeprefix(TITLE)
+
+
 @contextmanager
 def closing(lab: Lab) -> Iterator[None]:
     """Take the lab down at the end, whatever happens."""
@@ -83,7 +94,7 @@ def bench_platform() -> Iterator[tuple[Path, Mapping[str, Any]]]:
 
 
 async def run(world: World, platform: Path, repetitions: int) -> str:
-    """All measurements, as the text of docs/benchmarks.md."""
+    """All measurements, as a part of docs/benchmarks.md."""
     say = print_now
     lab = world.lab
     await asyncio.to_thread(lab.down, wipe=False)
@@ -132,7 +143,7 @@ async def promoted(world: World, repetitions: int, say: Callable[[str], None]) -
 def document(
     plain: Sequence[AddNode], gated: Sequence[AddNode], bare: Sequence[Bare], standby: Sequence[AddNode]
 ) -> str:
-    """The text of docs/benchmarks.md."""
+    """The part of docs/benchmarks.md that tells of an addNode."""
     serving = statistics.median(item.serving for item in plain)
     returned = statistics.median(item.returned for item in bare)
     listening = statistics.median(item.listening for item in bare)
@@ -145,7 +156,7 @@ def document(
         ("from the decision to the first packet", [item.first_packet for item in gated]),
     ]
     lines = [
-        "# Benchmarks",
+        "## One addNode",
         "",
         f"Written by `make bench` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores, "
         f"{measure.processor()}; load average {LOAD_BEFORE:.1f} before.",
@@ -166,7 +177,7 @@ def document(
         "starts one container. The *first packet* is a frame that is sent every",
         "half millisecond from an lb node and is seen on the network card of the new node's host.",
         "",
-        "## Where the time of one addNode goes",
+        "### Where its time goes",
         "",
         "No standby node; milliseconds since the call left, and since the hop before (medians).",
         "",

@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.run import chaos
 from tests.chaos.verdict import end_faults, world_faults
 
-_OPERATION = {"prepare": {}, "stages": {"admit": {}}}
+_OPERATION: dict[str, object] = {"prepare": {}, "stages": {"admit": {}}}
 _RECORD = {"state": "committed", "finished": True, "stages": ["admit"], "participants": {"m1": _OPERATION}}
 
 
