@@ -14,8 +14,8 @@ from agents.spec import Attachment
 
 IP_TIMEOUT = 10.0  # seconds for one run of ip
 # A macvlan keeps its MAC in use until the kernel has torn down its old namespace, which it does in the background.
-BUSY_TRIES = 40
-BUSY_PAUSE = 0.05  # seconds
+BUSY_TRIES = 100
+BUSY_PAUSE = 0.1  # seconds
 _BUSY = "Address already in use"
 
 

@@ -93,8 +93,11 @@ class ParticipantRunner:
                 await self._stopping.wait()
                 for task in tasks:
                     task.cancel()
-        except* JournalError as group_error:
-            raise group_error.exceptions[0] from None
+        except BaseExceptionGroup as failures:
+            # Not `except*`: what that raises comes out in a group again.
+            if (journal := failures.subgroup(JournalError)) is None:
+                raise
+            raise _first(journal) from None
         finally:
             await self._shut()
 
@@ -318,6 +321,11 @@ class ParticipantRunner:
         if self._effects:
             await asyncio.wait(list(self._effects.values()), timeout=_STOP_SECONDS)
         await self._journal.close()
+
+
+def _first(failures: BaseExceptionGroup[JournalError]) -> JournalError:
+    error = failures.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _Link(Dialler):

@@ -48,9 +48,11 @@ class Engine:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         self.api.path.unlink(missing_ok=True)
-        if processes.pid_of(self._containerd_pidfile, str(self.directory)) is None:
-            # The pid file of a dead containerd makes a new dockerd wait 15 s for it and give up.
-            self._containerd_pidfile.unlink(missing_ok=True)
+        # The pid file of a containerd that is dead, or dying after its engine, makes a new dockerd wait 15 s and give up.
+        containerd = processes.pid_of(self._containerd_pidfile, str(self.directory))
+        if containerd is not None:
+            processes.stop([(f"{self.host} containerd", containerd)], number=signal.SIGKILL)
+        self._containerd_pidfile.unlink(missing_ok=True)
         self._starting = processes.start(self._process())
 
     def wait(self) -> None:
