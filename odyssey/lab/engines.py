@@ -48,7 +48,8 @@ class Engine:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         self.api.path.unlink(missing_ok=True)
-        # The pid file of a containerd that is dead, or dying after its engine, makes a new dockerd wait 15 s and give up.
+        # The pid file of a containerd that is dead, or dying after its engine, holds a new dockerd up for 15 s; then it
+        # gives up.
         containerd = processes.pid_of(self._containerd_pidfile, str(self.directory))
         if containerd is not None:
             processes.stop([(f"{self.host} containerd", containerd)], number=signal.SIGKILL)
