@@ -164,6 +164,8 @@ class OpenVSwitch:
         run("ip", "netns", "add", f"{PREFIX}{self.name}")
         inside(self.name, "ip", "link", "set", "lo", "up")
         outer = f"ctl{os.getpid()}m{self.number}"
+        # That of the fixture before stands until the kernel has taken its peer's namespace down.
+        run("ip", "link", "del", outer, check=False)
         run("ip", "link", "add", outer, "type", "veth", "peer", "name", "mgmt0", "netns", f"{PREFIX}{self.name}")
         run("ip", "addr", "add", f"{self.controller_address}/30", "dev", outer)
         run("ip", "link", "set", outer, "up")

@@ -138,7 +138,8 @@ class _RecoversToCommit(Coordinator):
 class _OneYesIsEnough(Coordinator):
     def _voted(self, peer: str, vote: Vote) -> None:
         if vote.vote == "yes":
-            self._yes |= set(self.record.participants) - {peer}
+            for other in [name for name in self._missing if name != peer]:
+                del self._missing[other]
         super()._voted(peer, vote)
 
 
