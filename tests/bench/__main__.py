@@ -27,7 +27,6 @@ from tests.bench.measure import AddNode, Bare
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = ROOT / "examples" / "shop" / "platform.json"
 TARGET = ROOT / "docs" / "benchmarks.md"
-RDMP = ("<!-- rdmp:begin -->", "<!-- rdmp:end -->")
 NETWORK = "app"
 TITLE = "# Benchmarks"
 BEGIN, END = "<!-- addnode:begin -->", "<!-- addnode:end -->"
@@ -51,17 +50,11 @@ def main() -> int:
     except (LabError, WorldError, OSError) as error:
         print(f"bench: {error or type(error).__name__}", file=sys.stderr)
         return 255
-    TARGET.write_text(with_rdmp(text), encoding="utf-8")
+    document_before = TARGET.read_text(encoding="utf-8") if TARGET.exists() else TITLE
+    TARGET.write_text(put(document_before, text), encoding="utf-8")
     print(text)
     print(f"written to {TARGET}")
     return 0
-
-
-def with_rdmp(text: str) -> str:
-    """The text with the part of the document that `make bench-rdmp` wrote, if there is one."""
-    old = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    begin, end = old.find(RDMP[0]), old.find(RDMP[1])
-    return text if begin < 0 or end < begin else f"{text}\n{old[begin : end + len(RDMP[1])]}\n"
 
 
 def put(document: str, part: str) -> str:
