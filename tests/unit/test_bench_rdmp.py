@@ -29,7 +29,6 @@ def test_the_plot_is_well_formed_and_leaves_out_what_has_no_logarithm() -> None:
 
 def test_each_program_leaves_the_others_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "benchmarks.md"
-    monkeypatch.setattr(bench, "TARGET", target)
     monkeypatch.setattr(report, "TARGET", target)
     monkeypatch.setattr(report, "text", lambda result: "measured\n")
     target.write_text("# Benchmarks\n\nfirst\n", encoding="utf-8")
@@ -37,4 +36,6 @@ def test_each_program_leaves_the_others_part_alone(tmp_path: Path, monkeypatch: 
     report.write({"growth": []})
     part = f"{report.BEGIN}\nmeasured\n{report.END}\n"
     assert target.read_text(encoding="utf-8") == f"# Benchmarks\n\nfirst\n\n{part}"
-    assert bench.with_rdmp("# Benchmarks\n\nsecond\n") == f"# Benchmarks\n\nsecond\n\n{part}"
+    document = bench.put(target.read_text(encoding="utf-8"), "second\n")
+    assert bench.put(document, "third\n") == document.replace("second", "third")
+    assert document.startswith(f"# Benchmarks\n\n{bench.BEGIN}\nsecond\n{bench.END}\n") and document.endswith(part)
