@@ -16,6 +16,7 @@ from rdmp.rpc import RpcError
 PREFIX = "call/"
 FINAL = frozenset({"done"})
 """States that a repeated call is answered from. A failed or interrupted call is taken up again."""
+_ENDED = FINAL | {"failed", "interrupted"}
 _TRIM_EVERY = 50
 
 
@@ -54,7 +55,7 @@ def digest(request: Mapping[str, Any]) -> str:
 
 
 class CallBook:
-    """The calls in the store. Of those that are done, the newest `kept` stay to be asked for."""
+    """The calls in the store. Of those that ended, the newest `kept` stay to be asked for."""
 
     def __init__(self, store: Store, *, kept: int = 1000, clock: Callable[[], str] = utc_now) -> None:
         self._store = store
@@ -100,7 +101,7 @@ class CallBook:
             await self._trim()
 
     async def _trim(self) -> None:
-        done = [item for item in await self._store.list(PREFIX) if item.value["state"] in FINAL]
+        done = [item for item in await self._store.list(PREFIX) if item.value["state"] in _ENDED]
         done.sort(key=lambda item: str(item.value["created"]))
         for item in done[: max(0, len(done) - self._kept)]:
             await self._store.commit(Set(item.key, None), durable=False)

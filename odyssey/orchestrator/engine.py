@@ -84,7 +84,11 @@ class Engine:
         request = {"id": call_id, "SYSServiceID": "settle", "data": []}
         call = await self._calls.open(request, "odysseyd")
         call = await self._calls.save(replace(call, goal=Settle().to_json()))
-        return await self._watch(self._start(call, None), listener)
+        try:
+            return await self._watch(self._start(call, None), listener)
+        except RpcError:
+            await self._calls.forget(call)  # nobody repeats it: the loop asks anew, under another id
+            raise
 
     def _start(self, call: Call, wish: Wish | None) -> _Work:
         work = self._running.get(call.id)

@@ -28,7 +28,10 @@ class Settler:
         """Loop until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
-            await self.once()
+            try:
+                await self.once()
+            except Exception:  # the loop must outlive whatever one round meets
+                _log.exception("looking for nodes to settle failed; trying again in %g s", self._interval)
 
     async def once(self) -> None:
         """Retire left-over nodes, if their networks are free."""

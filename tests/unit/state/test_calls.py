@@ -51,6 +51,7 @@ async def test_only_the_newest_ended_calls_are_kept(store: SqliteStore) -> None:
     book = CallBook(store, kept=10, clock=lambda: f"{next(ticks):06}")
     await book.open(request("open"), "operator/x")
     for number in range(100):
-        await book.end(await book.open(request(f"c{number:03}"), "operator/x"), "done", {})
+        state = "done" if number % 2 else "failed"
+        await book.end(await book.open(request(f"c{number:03}"), "operator/x"), state, {})
     names = [item.key for item in await store.list("call/")]
     assert names == [*(f"call/c{number:03}" for number in range(90, 100)), "call/open"]
