@@ -18,6 +18,10 @@ FIELDS: Mapping[str, int] = {
     "in_port": 32,
     "reg0": 32,
     "reg1": 32,
+    "reg2": 32,
+    "reg3": 32,
+    "reg4": 32,
+    "reg5": 32,
     "vlan_vid": 13,
     "eth_src": 48,
     "eth_dst": 48,
@@ -26,12 +30,20 @@ FIELDS: Mapping[str, int] = {
     "ip_frag": 8,
     "ipv4_src": 32,
     "ipv4_dst": 32,
+    "ipv6_src": 128,
+    "ipv6_dst": 128,
     "tcp_src": 16,
     "tcp_dst": 16,
     "tcp_flags": 12,
     "udp_src": 16,
     "udp_dst": 16,
     "icmpv4_type": 8,
+    "icmpv6_type": 8,
+    "icmpv6_code": 8,
+    "nd_target": 128,
+    "nd_tll": 48,
+    "nd_reserved": 32,
+    "nd_options_type": 8,
     "arp_op": 16,
     "arp_spa": 32,
     "arp_tpa": 32,
@@ -42,8 +54,10 @@ _ORDER = {name: number for number, name in enumerate(FIELDS)}
 
 ETH_IPV4 = 0x0800
 ETH_ARP = 0x0806
+ETH_IPV6 = 0x86DD
+ETH_LLDP = 0x88CC
 ETH_VLAN = 0x8100
-PROTO_ICMP, PROTO_TCP, PROTO_UDP = 1, 6, 17
+PROTO_ICMP, PROTO_TCP, PROTO_UDP, PROTO_ICMPV6 = 1, 6, 17, 58
 VLAN_PRESENT = 0x1000  # OFPVID_PRESENT of OpenFlow 1.3
 FRAG_LATER = 2  # a bit of NXM_NX_IP_FRAG
 TCP_SYN, TCP_ACK = 0x002, 0x010
@@ -145,7 +159,73 @@ class Goto:
     table: int
 
 
-Action = SetField | ClearInPort | Move | PushVlan | PopVlan | Output | OutputInPort | ToGroup | Goto
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """Look the packet up in another table, keep what that changes, and come back (``resubmit(,table)``)."""
+
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class Multipath:
+    """Set a register to a hash of the connection modulo ``slots`` (Open vSwitch, ``multipath``).
+
+    The hash is ``symmetric_l4``: the same for both directions, over addresses, ports and protocol.
+    """
+
+    slots: int
+    target: str
+    basis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Add an entry for this packet's connection to a later table (Open vSwitch, NXAST_LEARN2).
+
+    It matches the constants ``terms`` and the packet's own values of ``fields``, and sets each register of ``keeps``
+    to what it is now.  None is added while ``limit`` entries with this cookie stand in the table.  Timeouts are in
+    seconds.
+    """
+
+    table: int
+    priority: int
+    cookie: int
+    idle_timeout: int
+    fin_idle_timeout: int
+    limit: int
+    terms: tuple[tuple[str, int], ...]
+    fields: tuple[str, ...]
+    keeps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """Drop what exceeds a meter; always first (an OpenFlow instruction)."""
+
+    meter: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToController:
+    """Send the whole packet to the controller."""
+
+
+Action = (
+    SetField
+    | ClearInPort
+    | Move
+    | PushVlan
+    | PopVlan
+    | Output
+    | OutputInPort
+    | ToGroup
+    | Resubmit
+    | Multipath
+    | Learn
+    | Metered
+    | ToController
+    | Goto
+)
 EntryKey = tuple[int, int, Match]
 
 
@@ -158,6 +238,8 @@ class Kind(enum.IntEnum):
     BORDER = 3
     HOST = 4
     NETWORK = 5
+    SERVICE = 6
+    LEARNED = 7  # made by a switch for one connection; neither compared nor counted
 
 
 OUR_TAG = 0x0D  # first byte of every cookie and group id of ours
@@ -177,6 +259,11 @@ def make_cookie(kind: Kind, owner: int, seq: int) -> int:
 def is_ours(cookie: int) -> bool:
     """Tell whether the cookie carries our tag."""
     return cookie >> 56 == OUR_TAG
+
+
+def is_learned(cookie: int) -> bool:
+    """Tell whether an entry of ours was made by the switch itself."""
+    return cookie >> 48 == OUR_TAG << 8 | Kind.LEARNED
 
 
 def is_our_group(group: int) -> bool:
@@ -222,14 +309,26 @@ class GroupEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class MeterEntry:
+    """A meter that drops what comes faster than ``rate`` packets in a second, after ``burst`` packets at once."""
+
+    meter: int
+    rate: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class TableSet:
-    """All entries and groups of one switch."""
+    """All entries, groups and meters of one switch."""
 
     entries: Mapping[EntryKey, FlowEntry] = field(default_factory=dict)
     groups: Mapping[int, GroupEntry] = field(default_factory=dict)
+    meters: Mapping[int, MeterEntry] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, entries: Iterable[FlowEntry], groups: Iterable[GroupEntry] = ()) -> TableSet:
+    def of(
+        cls, entries: Iterable[FlowEntry], groups: Iterable[GroupEntry] = (), meters: Iterable[MeterEntry] = ()
+    ) -> TableSet:
         """Collect entries; raises ValueError if two have the same table, priority and match, or two groups one id."""
         by_key: dict[EntryKey, FlowEntry] = {}
         for entry in entries:
@@ -241,7 +340,7 @@ class TableSet:
             if group.group in by_id:
                 raise ValueError(f"two groups with the id {group.group:#x}")
             by_id[group.group] = group
-        return cls(by_key, by_id)
+        return cls(by_key, by_id, {meter.meter: meter for meter in meters})
 
     def __iter__(self) -> Iterator[FlowEntry]:
         return iter(self.entries.values())
