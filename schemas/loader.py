@@ -3,7 +3,8 @@
 
 A document is a file ``<name>.schema.json`` (JSON Schema 2020-12) whose ``$id`` is ``BASE_URI + file name``, so that
 documents may refer to each other by file name: ``{"$ref": "platform.schema.json#/$defs/name"}``.  Formats are
-asserted; besides those of the specification there are ``mac`` and ``ipv4-network``.  A subschema may carry the
+asserted; besides those of the specification there are ``mac``, ``ipv4-network`` and
+``ipv6-network``.  A subschema may carry the
 annotation ``x-expected``: a human text that replaces the built-in one, for example that of a regular expression.
 """
 
@@ -110,9 +111,9 @@ def json_path(keys: Iterable[str | int]) -> str:
     return path
 
 
-def _is_network(text: str) -> bool:
+def _is_network(kind: type[ipaddress.IPv4Network | ipaddress.IPv6Network], text: str) -> bool:
     try:
-        ipaddress.IPv4Network(text, strict=True)
+        kind(text, strict=True)
     except ValueError:
         return False
     return "/" in text
@@ -126,7 +127,11 @@ def _retrieve(uri: str) -> Any:
 def _validator(name: str) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(
         dict(document(name)),
-        formats={"mac": lambda text: bool(_MAC.fullmatch(text)), "ipv4-network": _is_network},
+        formats={
+            "mac": lambda text: bool(_MAC.fullmatch(text)),
+            "ipv4-network": functools.partial(_is_network, ipaddress.IPv4Network),
+            "ipv6-network": functools.partial(_is_network, ipaddress.IPv6Network),
+        },
         validate_formats=True,
         ignore_unknown_formats=False,
         retriever=_retrieve,

@@ -83,7 +83,7 @@ def test_every_example_fits(name: str) -> None:
             assert validator.is_valid(example), f"{name}{path}: {example}"
 
 
-FORMATS = {"mac": lambda _: True, "ipv4-network": lambda _: True}
+FORMATS = dict.fromkeys(("mac", "ipv4-network", "ipv6-network"), lambda _: True)
 
 
 def retrieve(uri: str) -> Json:
