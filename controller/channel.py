@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from controller.compiler import Change
+from controller.changes import Change
 from controller.flows import FlowEntry, GroupEntry
 
 

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controller import texts
+from controller.changes import Change, FlowChange, difference
 from controller.channel import Channel, ChannelError, FlowReading
-from controller.compiler import Change, Compilation, FlowChange, difference
+from controller.compiler import Compilation
 from controller.flows import COOKIE_OWNER_MASK, TableSet
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Drift:
 
 
 def _text(change: Change) -> str:
-    return texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
+    return texts.change_text(change)
 
 
 class SwitchConnection:

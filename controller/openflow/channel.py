@@ -21,8 +21,8 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
+from controller.changes import Change
 from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
-from controller.compiler import Change, FlowChange
 from controller.flows import is_our_group, is_ours
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.decode import decode_flow, decode_group
@@ -286,8 +286,7 @@ def _chunks(messages: Sequence[Any]) -> Iterator[bytearray]:
 
 
 def _change_text(change: Change) -> str:
-    text = texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
-    return f"({change.op}) {text}"
+    return f"({change.op}) {texts.change_text(change)}"
 
 
 def _error_text(message: Any) -> str:

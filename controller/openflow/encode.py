@@ -9,7 +9,7 @@ from typing import Any
 
 from os_ken.ofproto import nicira_ext, ofproto_v1_3, ofproto_v1_3_parser
 
-from controller.compiler import FlowChange, GroupChange
+from controller.changes import Change, FlowChange, GroupChange, MeterChange
 from controller.fabric import format_mac
 from controller.flows import (
     ETH_VLAN,
@@ -118,6 +118,17 @@ def encode_group(datapath: Any, change: GroupChange) -> Any:
     return _P.OFPGroupMod(datapath, commands[change.op], _O.OFPGT_FF, change.group.group, buckets)
 
 
-def encode_change(datapath: Any, change: FlowChange | GroupChange) -> Any:
+def encode_meter(datapath: Any, change: MeterChange) -> Any:
+    """Return the OFPMeterMod of a change."""
+    commands = {"+": _O.OFPMC_ADD, "~": _O.OFPMC_MODIFY, "-": _O.OFPMC_DELETE}
+    flags = _O.OFPMF_PKTPS | _O.OFPMF_BURST | _O.OFPMF_STATS
+    meter = change.meter
+    bands = [] if change.op == "-" else [_P.OFPMeterBandDrop(rate=meter.rate, burst_size=meter.burst)]
+    return _P.OFPMeterMod(datapath, commands[change.op], flags, meter.meter, bands)
+
+
+def encode_change(datapath: Any, change: Change) -> Any:
     """Return the message of one change."""
-    return encode_flow(datapath, change) if isinstance(change, FlowChange) else encode_group(datapath, change)
+    if isinstance(change, FlowChange):
+        return encode_flow(datapath, change)
+    return encode_group(datapath, change) if isinstance(change, GroupChange) else encode_meter(datapath, change)

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 
 from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
-from controller.compiler import Change, patched
+from controller.changes import Change, patched
 from controller.flows import TableSet
 
 
