@@ -8,9 +8,12 @@ cannot: references, unique identities, subnets that must not overlap.  All fault
 from __future__ import annotations
 
 import enum
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
@@ -43,12 +46,18 @@ class IntentRefused(Exception):
         super().__init__("; ".join(str(refusal) for refusal in self.refusals))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Document:
     """An intent document and the sequence number of the transaction that last changed it."""
 
     value: Mapping[str, Any]
     seq: int
+
+    @cached_property
+    def generation(self) -> int:
+        """16 bits that tell its content, and nothing else: the same on every controller and after every restart."""
+        text = json.dumps(self.value, sort_keys=True, separators=(",", ":"))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest())
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -164,13 +173,13 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Everything that the switches have to make true; ``seqs`` tells which transaction last changed each document."""
+    """Everything that the switches have to make true; ``generations`` has that of each document by its key."""
 
     inventory: Inventory | None = None
     networks: Mapping[str, Network] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
     bindings: Mapping[str, Binding] = field(default_factory=dict)
-    seqs: Mapping[str, int] = field(default_factory=dict)
+    generations: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_mac(text: str) -> int:
@@ -189,19 +198,19 @@ def parse_intent(documents: Mapping[str, Document]) -> Intent:
     Raises IntentRefused with every fault: unknown references, addresses or ports used twice, overlapping subnets.
     """
     faults: list[Refusal] = []
-    seqs = {key: document.seq for key, document in documents.items()}
+    generations = {key: document.generation for key, document in documents.items()}
     if "inventory" not in documents:
         missing = [Refusal(key, "there is no inventory; set it first") for key in sorted(documents)]
         if missing:
             raise IntentRefused(missing)
-        return Intent(seqs=seqs)
+        return Intent(generations=generations)
     inventory = _parse_inventory(documents["inventory"].value)
     networks = {network.key: network for network in _collect(documents, "network/", _parse_network).values()}
     policies = _collect(documents, "policy/", _parse_policy) | _collect(documents, "expose/", _parse_expose)
     bindings = {
         key.removeprefix("binding/"): one for key, one in _collect(documents, "binding/", _parse_binding).items()
     }
-    intent = Intent(inventory, networks, policies, bindings, seqs)
+    intent = Intent(inventory, networks, policies, bindings, generations)
     faults += _inventory_faults(inventory)
     faults += _network_faults(inventory, networks)
     for policy in policies.values():

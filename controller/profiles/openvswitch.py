@@ -94,9 +94,9 @@ class _Pipeline:
             yield from self._border(border)
         yield from policy_table(self.intent, self.inventory)
         for node, binding in self.intent.bindings.items():
-            seq = self.intent.seqs.get(f"binding/{node}", 0)
+            generation = self.intent.generations.get(f"binding/{node}", 0)
             reach = self.reaches[f"host/{binding.host}"]
-            yield from node_entries(binding, self.intent.networks[binding.network].number, seq, reach)
+            yield from node_entries(binding, self.intent.networks[binding.network].number, generation, reach)
 
     def groups(self) -> Iterator[GroupEntry]:
         return (reach.group_entry() for reach in self.reaches.values() if reach.reachable)
@@ -104,7 +104,7 @@ class _Pipeline:
     def _of_inventory(
         self, kind: Kind, owner: int, table: int, priority: int, what: Match, actions: tuple[Action, ...] = ()
     ) -> FlowEntry:
-        cookie = make_cookie(kind, owner, self.intent.seqs.get("inventory", 0))
+        cookie = make_cookie(kind, owner, self.intent.generations.get("inventory", 0))
         return FlowEntry(table, priority, what, actions, cookie)
 
     def _base(self) -> Iterator[FlowEntry]:

@@ -30,14 +30,14 @@ REMEMBERED_NODES = 16384
 
 
 @lru_cache(maxsize=REMEMBERED_NODES)
-def node_entries(binding: Binding, network: int, seq: int, reach: Reach) -> tuple[FlowEntry, ...]:
+def node_entries(binding: Binding, network: int, generation: int, reach: Reach) -> tuple[FlowEntry, ...]:
     """Return a node's entries on one switch; ``network`` is the number of its network.
 
     Remembered, because of many nodes few change from one intent to the next.
     """
     if binding.phase is Phase.STANDBY:
         return ()
-    cookie = make_cookie(Kind.BINDING, int(binding.address), seq)
+    cookie = make_cookie(Kind.BINDING, int(binding.address), generation)
     return tuple(_entries(binding, network, cookie, reach))
 
 

@@ -51,22 +51,22 @@ class _End:
 
 def policy_table(intent: Intent, inventory: Inventory) -> Iterator[FlowEntry]:
     """Return table 10; it is the same on every switch."""
-    seq = intent.seqs.get("inventory", 0)
-    base = make_cookie(Kind.BASE, 0, seq)
+    generation = intent.generations.get("inventory", 0)
+    base = make_cookie(Kind.BASE, 0, generation)
     yield FlowEntry(TABLE_POLICY, 400, match(eth_type=ETH_IPV4, ip_frag=(FRAG_LATER, FRAG_LATER)), (), base)
     yield FlowEntry(TABLE_POLICY, 0, match(), (), base)
     for border in inventory.borders.values():
         denied = match(reg0=(BORDER_BIT | border.number, DARK_OR_NOT))
-        yield FlowEntry(TABLE_POLICY, 10, denied, (), make_cookie(Kind.BORDER, crc_owner(border.name), seq))
+        yield FlowEntry(TABLE_POLICY, 10, denied, (), make_cookie(Kind.BORDER, crc_owner(border.name), generation))
     for network in intent.networks.values():
         denied = match(reg0=(network.number, DARK_OR_NOT))
-        cookie = make_cookie(Kind.NETWORK, network.number, intent.seqs.get(f"network/{network.key}", 0))
+        cookie = make_cookie(Kind.NETWORK, network.number, intent.generations.get(f"network/{network.key}", 0))
         yield FlowEntry(TABLE_POLICY, 10, denied, (), cookie)
     paired: set[frozenset[_End]] = set()
     for key in sorted(intent.policies):
         policy = intent.policies[key]
         client, server = _ends(policy, intent, inventory)
-        cookie = make_cookie(Kind.POLICY, crc_owner(key), intent.seqs.get(key, 0))
+        cookie = make_cookie(Kind.POLICY, crc_owner(key), intent.generations.get(key, 0))
         for priority, what, reply in _services(policy, client, server):
             yield FlowEntry(TABLE_POLICY, priority, what, _onward(priority, reply), cookie)
         # A policy in the other direction needs the same ICMP entries: the first policy by key owns them.
