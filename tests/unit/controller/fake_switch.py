@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
 from controller.changes import Change, patched
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
 from controller.flows import TableSet
 
 
