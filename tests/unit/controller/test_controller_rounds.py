@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controller import rounds as under_test
 from controller.changes import Change, FlowChange, difference, patched
 from controller.compiler import Compilation, compile_documents
 from controller.evaluate import EvaluationError, Fabric, Packet
@@ -184,9 +183,3 @@ def test_planted_mistakes_are_found(mistake: Any) -> None:
     new = compile_documents(samples.stamped(documents))
     assert breaches(old, new, mistake(old.tables, new.tables, new.is_egress), [0, 1])
     assert breaches(old, new, rounds(old.tables, new.tables, new.is_egress), [0, 1]) == []
-
-
-def test_what_is_under_test_is_what_the_controller_uses() -> None:
-    from controller import switches
-
-    assert switches.rounds is under_test.rounds
