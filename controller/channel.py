@@ -62,6 +62,10 @@ class Channel(ABC):
         """
 
     @abstractmethod
+    async def count_flows(self, cookie: int = 0, mask: int = 0) -> int:
+        """Count the entries whose cookie agrees with ``cookie`` in the bits of ``mask``; raises ChannelError."""
+
+    @abstractmethod
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         """Read the entries whose cookie agrees with ``cookie`` in the bits of ``mask``; raises ChannelError."""
 

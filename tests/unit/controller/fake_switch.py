@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
 from controller.changes import Change, patched
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
 from controller.flows import TableSet
 
 
@@ -45,6 +45,10 @@ class FakeSwitch(Channel):
             self.lose_next_write = False
         else:
             self.tables = patched(self.tables, changes)
+
+    async def count_flows(self, cookie: int = 0, mask: int = 0) -> int:
+        self._check()
+        return self.foreign * (not mask) + sum(entry.cookie & mask == cookie & mask for entry in self.tables)
 
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         self._check()
