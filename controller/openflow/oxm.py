@@ -25,7 +25,7 @@ _WIRE_ORDER = (
     *("in_port", "eth_src", "eth_dst", "eth_type", "vlan_vid", "ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst"),
     *("ip_frag", "ip_proto", "tcp_src", "tcp_dst", "tcp_flags", "udp_src", "udp_dst"),
     *("icmpv4_type", "icmpv6_type", "icmpv6_code", "nd_target", "nd_reserved", "nd_tll", "nd_options_type"),
-    *("arp_spa", "arp_tpa", "arp_op", "arp_sha", "arp_tha", "reg0", "reg1", "reg2", "reg3", "reg4", "reg5"),
+    *("arp_op", "arp_spa", "arp_tpa", "arp_sha", "arp_tha", "reg0", "reg1", "reg2", "reg3", "reg4", "reg5"),
 )
 _PLACE = {name: place for place, name in enumerate(_WIRE_ORDER)}
 

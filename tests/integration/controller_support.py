@@ -202,6 +202,13 @@ class OpenVSwitch:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(self.pid(daemon), signal.SIGTERM)
 
+    def remove(self) -> None:
+        """Take the namespace away, with whatever still runs in it."""
+        for pid in run("ip", "netns", "pids", f"{PREFIX}{self.name}", check=False).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        run("ip", "netns", "del", f"{PREFIX}{self.name}", check=False)
+
     def add_port(self, interface: str, number: int) -> None:
         self.vsctl("add-port", self.name, interface, "--", "set", "interface", interface, f"ofport_request={number}")
 

@@ -49,7 +49,7 @@ NICIRA = frozenset(FIELDS) - UNKNOWN - {"in_port", "vlan_vid"}
 _ORDER = (
     *("in_port", "eth_src", "eth_dst", "eth_type", "vlan_vid", "ipv4_src", "ipv4_dst", "ipv6_src", "ipv6_dst"),
     *("ip_frag", "ip_proto", "tcp_src", "tcp_dst", "tcp_flags", "udp_src", "udp_dst", "icmpv4_type", "icmpv6_type"),
-    *("icmpv6_code", "nd_target", "nd_reserved", "nd_tll", "nd_options_type", "arp_spa", "arp_tpa", "arp_op"),
+    *("icmpv6_code", "nd_target", "nd_reserved", "nd_tll", "nd_options_type", "arp_op", "arp_spa", "arp_tpa"),
     *("arp_sha", "arp_tha", "reg0", "reg1", "reg2", "reg3", "reg4", "reg5"),
 )
 
