@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controller.changes import Change
-from controller.flows import FlowEntry, GroupEntry
+from controller.flows import FlowEntry, GroupEntry, MeterEntry
 
 
 class ChannelError(Exception):
@@ -27,10 +27,11 @@ class CountedEntry:
 
 @dataclass(frozen=True, slots=True)
 class FlowReading:
-    """Entries with our tag that a switch holds, and how many others it holds."""
+    """Entries with our tag that a switch holds, how many others, and how many that it learned for connections."""
 
     entries: tuple[CountedEntry, ...]
     foreign: int
+    learned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ class Channel(ABC):
 
     @abstractmethod
     async def apply(self, changes: Sequence[Change]) -> None:
-        """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
+        """Make changes of entries and groups in this order and all together, then a barrier.
 
-        If the connection ends meanwhile, it is not known whether they were made.
+        Raises ChannelError, and then none of them was made.  Meters cannot be part of that: new ones come before, gone
+        ones go after.  If the connection ends meanwhile, it is not known what was made.
         """
 
     @abstractmethod
@@ -72,6 +74,10 @@ class Channel(ABC):
     @abstractmethod
     async def read_groups(self) -> GroupReading:
         """Read all groups; raises ChannelError."""
+
+    @abstractmethod
+    async def read_meters(self) -> tuple[MeterEntry, ...]:
+        """Read all meters, anybody's; the rate of one that is not of our kind is 0.  Raises ChannelError."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

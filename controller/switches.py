@@ -20,7 +20,7 @@ from controller import texts
 from controller.changes import Change, FlowChange, difference
 from controller.channel import Channel, ChannelError, FlowReading
 from controller.compiler import Compilation
-from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.flows import COOKIE_OWNER_MASK, MeterEntry, TableSet
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
@@ -79,7 +79,7 @@ class SwitchConnection:
         """
         async with self._lock:
             if self.known is None:
-                await self._read()
+                await self._read(target)
             assert self.known is not None
             wanted = target()
             changes = difference(self.known, wanted)
@@ -100,22 +100,27 @@ class SwitchConnection:
         """
         async with self._lock:
             expected = self.known
-            await self._read()
+            await self._read(target)
             assert self.known is not None
             drift = Drift.between(self.known, target() if expected is None else expected, self.foreign)
             self.drift = drift.count
         await self.bring_to(target)
         return drift
 
-    async def _read(self) -> None:
+    async def _read(self, target: Callable[[], TableSet]) -> None:
         self.known = None
         flows = await self.channel.read_flows()
         groups = await self.channel.read_groups()
+        meters = await self._our_meters(target())
         self.foreign = flows.foreign + groups.foreign
-        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups)
+        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups, meters)
+
+    async def _our_meters(self, wanted: TableSet) -> list[MeterEntry]:
+        """Return what the switch holds of the meters that it should: nothing but its number makes one ours."""
+        return [meter for meter in await self.channel.read_meters() if meter.meter in wanted.meters]
 
     async def _read_back(self, changes: tuple[Change, ...], wanted: TableSet) -> None:
-        """Compare every owner that was touched, and all groups if one was."""
+        """Compare every owner that was touched, and all groups and meters if one was."""
         owners = frozenset(change.entry.owner for change in changes if isinstance(change, FlowChange))
         if len(owners) > OWNERS_READ_SINGLY:
             readings = [await self.channel.read_flows()]
@@ -124,10 +129,11 @@ class SwitchConnection:
             readings = await asyncio.gather(*singly)
         actual = TableSet.of(self._entries(readings, owners)).entries
         expected = wanted.owned_by(owners)
-        groups = wanted.groups
+        groups, meters = wanted.groups, wanted.meters
         if any(not isinstance(change, FlowChange) for change in changes):
-            groups = TableSet.of((), (await self.channel.read_groups()).groups).groups
-        drift = Drift.between(TableSet(actual, groups), TableSet(expected, wanted.groups), 0)
+            rest = TableSet.of((), (await self.channel.read_groups()).groups, await self._our_meters(wanted))
+            groups, meters = rest.groups, rest.meters
+        drift = Drift.between(TableSet(actual, groups, meters), TableSet(expected, wanted.groups, wanted.meters), 0)
         if drift.count:
             examples = "; ".join(
                 (*(f"missing {text}" for text in drift.lost), *(f"extra {text}" for text in drift.extra))

@@ -21,12 +21,13 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
-from controller.changes import Change
+from controller.changes import Change, MeterChange
 from controller.channel import Channel, ChannelError, FlowReading, GroupReading
+from controller.flows import MeterEntry
 from controller.openflow import replies
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
-from controller.openflow.wire import BUNDLE_FLAGS, bundle_additions
+from controller.openflow.wire import BUNDLE_FLAGS, bundle_additions, messages
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
 _log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ _WANTED = (
     _P.OFPFlowStatsReply,
     _P.OFPAggregateStatsReply,
     _P.OFPGroupDescStatsReply,
+    _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
 )
@@ -122,6 +124,8 @@ class OpenFlowChannel(Channel):
                 message.body = replies.flows(message.body)
             elif isinstance(message, _P.OFPGroupDescStatsReply):
                 message.body = replies.groups(message.body)
+            elif isinstance(message, _P.OFPMeterConfigStatsReply):
+                message.body = replies.meters(message.body)
         except Malformed as fault:
             message.body = fault
         self._call(self._received, message)
@@ -186,11 +190,11 @@ class OpenFlowChannel(Channel):
         self._next_xid += count
         return range(first, self._next_xid)
 
-    async def _transmit(self, pieces: Iterable[bytes], messages: Sequence[Any]) -> None:
-        """Give bytes, then messages that have their xid, to os-ken in order; the bytes are made in our thread."""
+    async def _transmit(self, pieces: Iterable[bytes], questions: Sequence[Any]) -> None:
+        """Give bytes, then questions that have their xid, to os-ken in order; the bytes are made in our thread."""
 
         def work() -> bool:
-            return all(map(self._datapath.send, pieces)) and self._datapath.send(_serialized(messages))
+            return all(map(self._datapath.send, pieces)) and self._datapath.send(_serialized(questions))
 
         if self._end.done():
             raise ChannelError(f"{self._label}: {self._end.result()}")
@@ -219,6 +223,21 @@ class OpenFlowChannel(Channel):
                     future.exception()  # the first is raised above, nobody waits for the others
 
     async def apply(self, changes: Sequence[Change]) -> None:
+        meters = [change for change in changes if isinstance(change, MeterChange)]
+        await self._apply_singly([change for change in meters if change.op != "-"])
+        await self._apply_together([change for change in changes if not isinstance(change, MeterChange)])
+        await self._apply_singly([change for change in meters if change.op == "-"])
+
+    async def _apply_singly(self, changes: Sequence[Change]) -> None:
+        if changes:
+            sent = self._new_xids(len(changes))
+            self._refusals.clear()
+            await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [messages(changes, sent.start)])
+            self._raise_refusals(sent, changes)
+
+    async def _apply_together(self, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
         bundle = next(self._bundles)
         seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
         opens = self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST)
@@ -258,7 +277,8 @@ class OpenFlowChannel(Channel):
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         [parts] = await self._ask([self._flows_asked(_P.OFPFlowStatsRequest, cookie, mask)], READ_SECONDS)
         entries = itertools.chain.from_iterable(part.body.entries for part in parts)
-        return FlowReading(tuple(entries), sum(part.body.foreign for part in parts))
+        foreign, learned = (sum(getattr(part.body, name) for part in parts) for name in ("foreign", "learned"))
+        return FlowReading(tuple(entries), foreign, learned)
 
     def _flows_asked(self, kind: Any, cookie: int, mask: int) -> Any:
         everywhere = (_O.OFPTT_ALL, _O.OFPP_ANY, _O.OFPG_ANY)
@@ -269,11 +289,15 @@ class OpenFlowChannel(Channel):
         groups = itertools.chain.from_iterable(part.body.groups for part in parts)
         return GroupReading(tuple(groups), sum(part.body.foreign for part in parts))
 
+    async def read_meters(self) -> tuple[MeterEntry, ...]:
+        [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0)], READ_SECONDS)
+        return tuple(itertools.chain.from_iterable(part.body for part in parts))
 
-def _serialized(messages: Sequence[Any]) -> bytes:
-    for message in messages:
-        message.serialize()
-    return b"".join(message.buf for message in messages)
+
+def _serialized(questions: Sequence[Any]) -> bytes:
+    for question in questions:
+        question.serialize()
+    return b"".join(question.buf for question in questions)
 
 
 def _change_text(change: Change) -> str:

@@ -2,8 +2,8 @@
 """What a switch says that it holds: entries and groups from the bytes of its answers (OpenFlow 1.3.5, 7.3.5).
 
 os-ken's parser makes some thousand entries in a second and turns what it cannot parse into nothing; ``install`` puts a
-parser before it that leaves the bodies of these answers as bytes, and ``flows`` and ``groups`` read them.  The fields,
-actions and whole entries that came before are remembered by their bytes.
+parser before it that leaves the bodies of these answers as bytes, and ``flows``, ``groups`` and ``meters`` read them.
+The fields, actions and whole entries that came before are remembered by their bytes.
 
 A switch may hold what our compiler never writes.  Such an entry is foreign, whatever its cookie.  An answer that does
 not follow OpenFlow is refused whole.
@@ -19,9 +19,20 @@ from typing import Any
 from os_ken.ofproto import ofproto_common, ofproto_parser, ofproto_v1_3, ofproto_v1_3_parser
 
 from controller.channel import CountedEntry, FlowReading, GroupReading
-from controller.flows import Action, Bucket, FlowEntry, GroupEntry, Match, is_our_group, is_ours
+from controller.flows import (
+    Action,
+    Bucket,
+    FlowEntry,
+    GroupEntry,
+    Match,
+    MeterEntry,
+    is_learned,
+    is_our_group,
+    is_ours,
+)
 from controller.openflow.actions import decode_actions, decode_instructions
 from controller.openflow.oxm import Foreign, Malformed, decode_fields
+from controller.openflow.wire import DROP_BAND, METER_FLAGS
 
 REMEMBERED_ENTRIES = 65536
 
@@ -32,9 +43,14 @@ _FLOW = struct.Struct("!HBxIIHHHH4xQQQ")
 _MATCH = struct.Struct("!HH")
 _GROUP = struct.Struct("!HBxI")  # length, type, group
 _BUCKET = struct.Struct("!HHII4x")
+_METER = struct.Struct("!HHI")  # length, flags, meter
 _ALIGNMENT = 8
 
-_RAW = {_O.OFPMP_FLOW: _P.OFPFlowStatsReply, _O.OFPMP_GROUP_DESC: _P.OFPGroupDescStatsReply}
+_RAW = {
+    _O.OFPMP_FLOW: _P.OFPFlowStatsReply,
+    _O.OFPMP_GROUP_DESC: _P.OFPGroupDescStatsReply,
+    _O.OFPMP_METER_CONFIG: _P.OFPMeterConfigStatsReply,
+}
 _KIND = struct.Struct(_O.OFP_MULTIPART_REPLY_PACK_STR)
 
 
@@ -67,19 +83,22 @@ def _pieces(body: bytes, least: int, what: str) -> Iterator[tuple[int, int]]:
 
 def flows(body: bytes) -> FlowReading:
     """Return what one part of an answer to a request for flow statistics says; raises Malformed."""
-    found, foreign = [], 0
+    found, foreign, learned = [], 0, 0
     for start, end in _pieces(body, _FLOW.size + _ALIGNMENT, "flow statistics"):
         _, table, seconds, nanoseconds, priority, idle, hard, flags, cookie, packets, octets = _FLOW.unpack_from(
             body, start
         )
-        # Our compiler sets neither: an entry that would time out is not what it looks like.
+        if is_learned(cookie):
+            learned += 1
+            continue
+        # Our compiler sets none of these: an entry that would time out is not what it looks like.
         rest = None if not is_ours(cookie) or idle or hard or flags else _rest(body[start + _FLOW.size : end])
         if rest is None:
             foreign += 1
         else:
             entry = FlowEntry(table, priority, *rest, cookie)
             found.append(CountedEntry(entry, packets, octets, seconds + nanoseconds / 1e9))
-    return FlowReading(tuple(found), foreign)
+    return FlowReading(tuple(found), foreign, learned)
 
 
 @lru_cache(REMEMBERED_ENTRIES)
@@ -113,3 +132,21 @@ def _buckets(octets: bytes) -> Iterator[Bucket]:
     for start, end in _pieces(octets, _BUCKET.size, "bucket"):
         _, _, port, _ = _BUCKET.unpack_from(octets, start)
         yield Bucket(port, decode_actions(octets[start + _BUCKET.size : end]))
+
+
+def meters(body: bytes) -> tuple[MeterEntry, ...]:
+    """Return what one part of an answer to a request for meter configurations says; raises Malformed.
+
+    A meter that is not of our kind has the rate 0.
+    """
+    found = []
+    for start, end in _pieces(body, _METER.size, "meter configuration"):
+        _, flags, number = _METER.unpack_from(body, start)
+        bands = body[start + _METER.size : end]
+        rate = burst = 0
+        if flags == METER_FLAGS and len(bands) == DROP_BAND.size:
+            kind, _, its_rate, its_burst = DROP_BAND.unpack(bands)
+            if kind == _O.OFPMBT_DROP:
+                rate, burst = its_rate, its_burst
+        found.append(MeterEntry(number, rate, burst))
+    return tuple(found)

@@ -31,7 +31,7 @@ HEADER = struct.Struct("!BBHI")  # version, type, length, transaction id
 _FLOW_MOD = struct.Struct("!QQBBHHHIIIH2x")
 _GROUP_MOD = struct.Struct("!HBxI")  # command, type, group
 _METER_MOD = struct.Struct("!HHI")  # command, flags, meter
-_DROP_BAND = struct.Struct("!HHII4x")  # type, length, rate, burst
+DROP_BAND = struct.Struct("!HHII4x")  # type, length, rate, burst
 _BUCKET = struct.Struct("!HHII4x")  # length, weight, port and group to watch
 _MATCH = struct.Struct("!HH")
 #: Header, experimenter and its type, bundle, flags, then the header of the message that is added.
@@ -39,7 +39,7 @@ _BUNDLE_ADD = struct.Struct("!BBHIIII2xHBBHI")
 
 BUNDLE_FLAGS = _O.ONF_BF_ATOMIC | _O.ONF_BF_ORDERED
 
-_METER_FLAGS = _O.OFPMF_PKTPS | _O.OFPMF_BURST | _O.OFPMF_STATS
+METER_FLAGS = _O.OFPMF_PKTPS | _O.OFPMF_BURST | _O.OFPMF_STATS
 
 _GROUP_COMMANDS: Mapping[str, int] = {"+": _O.OFPGC_ADD, "~": _O.OFPGC_MODIFY, "-": _O.OFPGC_DELETE}
 _METER_COMMANDS: Mapping[str, int] = {"+": _O.OFPMC_ADD, "~": _O.OFPMC_MODIFY, "-": _O.OFPMC_DELETE}
@@ -112,10 +112,19 @@ def _group_mod(change: GroupChange) -> bytes:
 
 def _meter_mod(change: MeterChange) -> bytes:
     meter = change.meter
-    head = _METER_MOD.pack(_METER_COMMANDS[change.op], _METER_FLAGS, meter.meter)
+    head = _METER_MOD.pack(_METER_COMMANDS[change.op], METER_FLAGS, meter.meter)
     if change.op == "-":
         return head
-    return head + _DROP_BAND.pack(_O.OFPMBT_DROP, _DROP_BAND.size, meter.rate, meter.burst)
+    return head + DROP_BAND.pack(_O.OFPMBT_DROP, DROP_BAND.size, meter.rate, meter.burst)
+
+
+def messages(changes: Sequence[Change], first_xid: int) -> bytes:
+    """Return the messages of changes outside of a bundle; they have consecutive ids."""
+    found: list[bytes] = []
+    for xid, change in enumerate(changes, start=first_xid):
+        kind, body = encode_change(change)
+        found += (HEADER.pack(_O.OFP_VERSION, kind, HEADER.size + len(body), xid), body)
+    return b"".join(found)
 
 
 def bundle_additions(changes: Sequence[Change], bundle: int, first_xid: int) -> Iterator[bytes]:

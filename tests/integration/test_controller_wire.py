@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from controller.changes import FlowChange, GroupChange, difference
-from controller.channel import ChannelError
+from controller.changes import FlowChange, GroupChange, MeterChange, difference
+from controller.channel import ChannelError, FlowReading
 from controller.flows import (
     ETH_ARP,
     ETH_IPV4,
@@ -29,6 +29,8 @@ from controller.flows import (
     Kind,
     Learn,
     Match,
+    Metered,
+    MeterEntry,
     Move,
     Multipath,
     Output,
@@ -64,7 +66,8 @@ LEARN = Learn(
     fields=("ipv4_src", "ipv4_dst", "tcp_src", "tcp_dst"),
     keeps=("reg2",),
 )
-LEARN6 = Learn(22, 9, 3, 60, 0, 0, (("eth_type", ETH_IPV6), ("ip_proto", PROTO_UDP)), ("ipv6_src", "udp_src"), ("reg4",))
+UDP6 = (("eth_type", ETH_IPV6), ("ip_proto", PROTO_UDP))
+LEARN6 = Learn(22, 9, 3, 60, 0, 0, UDP6, ("ipv6_src", "udp_src"), ("reg4",))
 TCP = {"eth_type": ETH_IPV4, "ip_proto": PROTO_TCP}
 NEIGHBOUR = {"eth_type": ETH_IPV6, "ip_proto": PROTO_ICMPV6, "icmpv6_code": 0}
 
@@ -154,7 +157,11 @@ CASES: tuple[tuple[Match, tuple[Action, ...], str], ...] = (
         "udp6,tp_dst=53 actions=learn(table=22,idle_timeout=60,priority=9,cookie=0x3,eth_type=0x86dd,nw_proto=17,"
         "NXM_NX_IPV6_SRC[],NXM_OF_UDP_SRC[],load:NXM_NX_REG4[]->NXM_NX_REG4[])",
     ),
-    (match(in_port=4, eth_dst=0x0180C200000E), (ToController(),), "in_port=4,dl_dst=01:80:c2:00:00:0e actions=CONTROLLER:65535"),
+    (
+        match(in_port=4, eth_dst=0x0180C200000E),
+        (ToController(),),
+        "in_port=4,dl_dst=01:80:c2:00:00:0e actions=CONTROLLER:65535",
+    ),
 )
 ENTRIES = tuple(
     FlowEntry(2, 100 + number, what, actions, make_cookie(Kind.BASE, 7, 1))
@@ -212,7 +219,12 @@ async def test_the_switch_answers_what_was_written(
 ) -> None:
     bodies: list[bytes] = []
     plain = replies.flows
-    monkeypatch.setattr(replies, "flows", lambda body: bodies.append(body) or plain(body))
+
+    def kept(body: bytes) -> FlowReading:
+        bodies.append(body)
+        return plain(body)
+
+    monkeypatch.setattr(replies, "flows", kept)
     await channel.apply([GroupChange("+", GROUP), *(FlowChange("+", entry) for entry in ENTRIES)])
     reading = await channel.read_flows()
     assert {counted.entry for counted in reading.entries} == set(ENTRIES)
@@ -226,15 +238,37 @@ async def test_the_switch_answers_what_was_written(
 
 async def test_a_whole_fabric_is_written_counted_read_and_removed(channel: OpenFlowChannel) -> None:
     documents = samples.shop(app_1="dark", app_2="draining")
-    tables = samples.compiled(documents).tables["sw1"]
-    wanted = TableSet(tables.entries, tables.groups)
+    wanted = samples.compiled(documents).tables["sw1"]
     await channel.apply(difference(TableSet(), wanted))
     assert await channel.count_flows() == len(wanted.entries)
-    reading = await channel.read_flows()
-    found = TableSet.of((counted.entry for counted in reading.entries), (await channel.read_groups()).groups)
-    assert difference(found, wanted) == ()
+    assert difference(await everything(channel), wanted) == ()
     await channel.apply(difference(wanted, TableSet()))
-    assert await channel.count_flows() == 0 and (await channel.read_groups()).groups == ()
+    assert await channel.count_flows() == 0
+    assert await everything(channel) == TableSet()
+
+
+async def everything(channel: OpenFlowChannel) -> TableSet:
+    entries = [counted.entry for counted in (await channel.read_flows()).entries]
+    return TableSet.of(entries, (await channel.read_groups()).groups, await channel.read_meters())
+
+
+async def test_a_meter_is_added_changed_read_and_removed(channel: OpenFlowChannel, switch: OpenVSwitch) -> None:
+    metered = (Metered(3), ToController())
+    uses = FlowChange("+", FlowEntry(2, 1, match(in_port=9), metered, make_cookie(Kind.BASE, 7, 1)))
+    meter = MeterEntry(3, 200, 100)
+    await channel.apply([MeterChange("+", meter), uses])
+    assert await channel.read_meters() == (meter,)
+    printed = switch.ofctl("dump-meter", "meter=3")
+    assert "meter=3 pktps burst stats bands=" in printed and "type=drop rate=200 burst_size=100" in printed
+    other = MeterEntry(3, 50, 5)
+    await channel.apply([MeterChange("~", other)])
+    assert await channel.read_meters() == (other,)
+    switch.ofctl("mod-meter", "meter=3,kbps,band=type=drop,rate=7")
+    assert await channel.read_meters() == (MeterEntry(3, 0, 0),)
+    with pytest.raises(ChannelError, match=r"1 of 1 changes refused; the first: .*METER_EXISTS.*meter=3,pktps"):
+        await channel.apply([MeterChange("+", meter)])
+    await channel.apply([FlowChange("-", uses.entry), MeterChange("-", meter)])
+    assert await everything(channel) == TableSet()
 
 
 async def test_a_refused_change_is_named_and_nothing_is_changed(channel: OpenFlowChannel) -> None:

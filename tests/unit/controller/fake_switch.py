@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from controller.changes import Change, patched
 from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
-from controller.flows import TableSet
+from controller.flows import MeterEntry, TableSet
 
 
 class FakeSwitch(Channel):
@@ -59,6 +59,10 @@ class FakeSwitch(Channel):
     async def read_groups(self) -> GroupReading:
         self._check()
         return GroupReading(tuple(self.tables.groups.values()), 0)
+
+    async def read_meters(self) -> tuple[MeterEntry, ...]:
+        self._check()
+        return tuple(self.tables.meters.values())
 
     def close(self, reason: str) -> None:
         if not self._end.done():

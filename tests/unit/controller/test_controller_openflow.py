@@ -16,7 +16,18 @@ from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 
 from controller.changes import Change, FlowChange, GroupChange, MeterChange
 from controller.channel import CountedEntry
-from controller.flows import FIELDS, FlowEntry, GroupEntry, MeterEntry, Output, TableSet, match
+from controller.flows import (
+    FIELDS,
+    FlowEntry,
+    GroupEntry,
+    Kind,
+    MeterEntry,
+    Output,
+    TableSet,
+    is_learned,
+    make_cookie,
+    match,
+)
 from controller.openflow import replies, wire
 from controller.openflow.oxm import Malformed, encode_fields
 from tests.unit.controller import random_flows, samples
@@ -31,7 +42,7 @@ PARSER = DATAPATH.ofproto_parser
 #: What os-ken can say as well: no field that it does not know, no limit of what is learned.
 entries_of_osken = random_flows.entries(KNOWN, NICIRA, st.just(0))
 groups_of_osken = random_flows.groups(KNOWN, NICIRA)
-any_entry = random_flows.entries(ALL, NICIRA, LIMITS)
+any_entry = random_flows.entries(ALL, NICIRA, LIMITS).filter(lambda entry: not is_learned(entry.cookie))
 any_group = random_flows.groups(ALL, NICIRA)
 
 
@@ -124,7 +135,7 @@ def test_prerequisites_come_before_the_fields_that_need_them() -> None:
 def test_every_entry_survives_the_wire(entry: FlowEntry) -> None:
     reading = replies.flows(statistics(entry))
     assert reading.entries == (CountedEntry(entry, 7, 700, 5.5),)
-    assert reading.foreign == 0
+    assert (reading.foreign, reading.learned) == (0, 0)
 
 
 @given(st.lists(any_group, max_size=3, unique_by=lambda group: group.group))
@@ -164,6 +175,14 @@ def test_an_entry_that_would_time_out_or_has_flags_is_foreign() -> None:
     mine = next(iter(tables()))
     for others in ({"timeouts": b"\0\1\0\0"}, {"timeouts": b"\0\0\0\1"}, {"flags": 1}):
         assert replies.flows(statistics(mine, **others)).foreign == 1
+
+
+def test_what_the_switch_learned_for_connections_is_counted_apart() -> None:
+    mine = next(iter(tables()))
+    cookie = make_cookie(Kind.LEARNED, 5, 1)
+    learned = statistics(FlowEntry(21, 100, mine.match, (), cookie), timeouts=b"\x01\x2c\0\0")
+    reading = replies.flows(learned + statistics(mine) + learned)
+    assert (len(reading.entries), reading.foreign, reading.learned) == (1, 0, 2)
 
 
 def test_entries_and_groups_of_somebody_else_are_only_counted() -> None:
@@ -216,7 +235,7 @@ def test_altered_octets_are_read_or_refused_and_nothing_else(entry: FlowEntry, d
         reading = replies.flows(bytes(octets))
     except Malformed:
         return
-    assert len(reading.entries) + reading.foreign >= 1
+    assert len(reading.entries) + reading.foreign + reading.learned >= 1
     for counted in reading.entries:
         assert replies.flows(statistics(counted.entry)).entries[0].entry == counted.entry
 
