@@ -24,10 +24,9 @@ from controller import texts
 from controller.changes import Change, MeterChange
 from controller.channel import Channel, ChannelError, FlowReading, GroupReading
 from controller.flows import MeterEntry
-from controller.openflow import replies
+from controller.openflow import replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
-from controller.openflow.wire import BUNDLE_FLAGS, bundle_additions, messages
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
 _log = logging.getLogger(__name__)
@@ -232,7 +231,7 @@ class OpenFlowChannel(Channel):
         if changes:
             sent = self._new_xids(len(changes))
             self._refusals.clear()
-            await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [messages(changes, sent.start)])
+            await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [wire.messages(changes, sent.start)])
             self._raise_refusals(sent, changes)
 
     async def _apply_together(self, changes: Sequence[Change]) -> None:
@@ -243,7 +242,7 @@ class OpenFlowChannel(Channel):
         opens = self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST)
         [opens.xid] = self._new_xids(1)
         sent = self._new_xids(len(changes))
-        pieces = itertools.chain([_serialized([opens])], bundle_additions(changes, bundle, sent.start))
+        pieces = itertools.chain([_serialized([opens])], wire.bundle_additions(changes, bundle, sent.start))
         self._refusals.clear()
         # A message that cannot be added is refused alone, and a commit would make the others: ask for refusals first.
         try:
@@ -261,7 +260,7 @@ class OpenFlowChannel(Channel):
             raise
 
     def _bundle(self, number: int, step: int) -> Any:
-        return _P.ONFBundleCtrlMsg(self._datapath, number, step, BUNDLE_FLAGS, [])
+        return _P.ONFBundleCtrlMsg(self._datapath, number, step, wire.BUNDLE_FLAGS, [])
 
     def _raise_refusals(self, sent: range, changes: Sequence[Change]) -> None:
         refused, self._refusals = self._refusals, {}

@@ -91,18 +91,7 @@ class _Kept:
         return body
 
 
-    def forget(self) -> None:
-        """Keep nothing."""
-        with self._lock:
-            self._bodies.clear()
-
-
 _kept = _Kept(KEPT_ENTRIES)
-
-
-def forget() -> None:
-    """Drop what is kept, so that entries are encoded anew."""
-    _kept.forget()
 
 
 def encode_change(change: Change) -> tuple[int, bytes]:
