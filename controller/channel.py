@@ -42,6 +42,13 @@ class GroupReading:
     foreign: int
 
 
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """Meters with our tag that a switch holds; the rate of one that is not of our kind is 0."""
+
+    meters: tuple[MeterEntry, ...]
+
+
 class Channel(ABC):
     """A connection to one switch that has shown its certificate and told its datapath id."""
 
@@ -57,15 +64,11 @@ class Channel(ABC):
 
     @abstractmethod
     async def apply(self, changes: Sequence[Change]) -> None:
-        """Make changes of entries and groups in this order and all together, then a barrier.
+        """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
 
-        Raises ChannelError, and then none of them was made.  Meters cannot be part of that: new ones come before, gone
-        ones go after.  If the connection ends meanwhile, it is not known what was made.
+        Meters are the exception: they come before everything else and go after it, since no bundle takes them.
+        If the connection ends meanwhile, it is not known whether they were made.
         """
-
-    @abstractmethod
-    async def count_flows(self, cookie: int = 0, mask: int = 0) -> int:
-        """Count the entries whose cookie agrees with ``cookie`` in the bits of ``mask``; raises ChannelError."""
 
     @abstractmethod
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
@@ -76,8 +79,8 @@ class Channel(ABC):
         """Read all groups; raises ChannelError."""
 
     @abstractmethod
-    async def read_meters(self) -> tuple[MeterEntry, ...]:
-        """Read all meters, anybody's; the rate of one that is not of our kind is 0.  Raises ChannelError."""
+    async def read_meters(self) -> MeterReading:
+        """Read all meters; raises ChannelError."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

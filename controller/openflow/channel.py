@@ -22,8 +22,7 @@ from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
 from controller.changes import Change, MeterChange
-from controller.channel import Channel, ChannelError, FlowReading, GroupReading
-from controller.flows import MeterEntry
+from controller.channel import Channel, ChannelError, FlowReading, GroupReading, MeterReading
 from controller.openflow import replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
@@ -41,7 +40,6 @@ _WANTED = (
     _P.OFPSwitchFeatures,
     _P.OFPBarrierReply,
     _P.OFPFlowStatsReply,
-    _P.OFPAggregateStatsReply,
     _P.OFPGroupDescStatsReply,
     _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
@@ -223,18 +221,19 @@ class OpenFlowChannel(Channel):
 
     async def apply(self, changes: Sequence[Change]) -> None:
         meters = [change for change in changes if isinstance(change, MeterChange)]
-        await self._apply_singly([change for change in meters if change.op != "-"])
-        await self._apply_together([change for change in changes if not isinstance(change, MeterChange)])
-        await self._apply_singly([change for change in meters if change.op == "-"])
+        await self._change_meters([change for change in meters if change.op != "-"])
+        await self._apply_bundle([change for change in changes if not isinstance(change, MeterChange)])
+        await self._change_meters([change for change in meters if change.op == "-"])
 
-    async def _apply_singly(self, changes: Sequence[Change]) -> None:
-        if changes:
-            sent = self._new_xids(len(changes))
-            self._refusals.clear()
-            await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [wire.messages(changes, sent.start)])
-            self._raise_refusals(sent, changes)
+    async def _change_meters(self, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
+        sent = self._new_xids(len(changes))
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [wire.messages(changes, sent.start)])
+        self._raise_refusals(sent, changes)
 
-    async def _apply_together(self, changes: Sequence[Change]) -> None:
+    async def _apply_bundle(self, changes: Sequence[Change]) -> None:
         if not changes:
             return
         bundle = next(self._bundles)
@@ -269,28 +268,23 @@ class OpenFlowChannel(Channel):
             count = f"{len(refused)} of {len(sent)} changes refused"
             raise ChannelError(f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
 
-    async def count_flows(self, cookie: int = 0, mask: int = 0) -> int:
-        [[part]] = await self._ask([self._flows_asked(_P.OFPAggregateStatsRequest, cookie, mask)], ANSWER_SECONDS)
-        return int(part.body.flow_count)
-
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
-        [parts] = await self._ask([self._flows_asked(_P.OFPFlowStatsRequest, cookie, mask)], READ_SECONDS)
+        request = _P.OFPFlowStatsRequest(
+            self._datapath, 0, _O.OFPTT_ALL, _O.OFPP_ANY, _O.OFPG_ANY, cookie, mask, _P.OFPMatch()
+        )
+        [parts] = await self._ask([request], READ_SECONDS)
         entries = itertools.chain.from_iterable(part.body.entries for part in parts)
         foreign, learned = (sum(getattr(part.body, name) for part in parts) for name in ("foreign", "learned"))
         return FlowReading(tuple(entries), foreign, learned)
-
-    def _flows_asked(self, kind: Any, cookie: int, mask: int) -> Any:
-        everywhere = (_O.OFPTT_ALL, _O.OFPP_ANY, _O.OFPG_ANY)
-        return kind(self._datapath, 0, *everywhere, cookie, mask, _P.OFPMatch())
 
     async def read_groups(self) -> GroupReading:
         [parts] = await self._ask([_P.OFPGroupDescStatsRequest(self._datapath, 0)], READ_SECONDS)
         groups = itertools.chain.from_iterable(part.body.groups for part in parts)
         return GroupReading(tuple(groups), sum(part.body.foreign for part in parts))
 
-    async def read_meters(self) -> tuple[MeterEntry, ...]:
+    async def read_meters(self) -> MeterReading:
         [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0)], READ_SECONDS)
-        return tuple(itertools.chain.from_iterable(part.body for part in parts))
+        return MeterReading(tuple(itertools.chain.from_iterable(part.body.meters for part in parts)))
 
 
 def _serialized(questions: Sequence[Any]) -> bytes:

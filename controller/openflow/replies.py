@@ -18,7 +18,7 @@ from typing import Any
 
 from os_ken.ofproto import ofproto_common, ofproto_parser, ofproto_v1_3, ofproto_v1_3_parser
 
-from controller.channel import CountedEntry, FlowReading, GroupReading
+from controller.channel import CountedEntry, FlowReading, GroupReading, MeterReading
 from controller.flows import (
     Action,
     Bucket,
@@ -28,6 +28,7 @@ from controller.flows import (
     MeterEntry,
     is_learned,
     is_our_group,
+    is_our_meter,
     is_ours,
 )
 from controller.openflow.actions import decode_actions, decode_instructions
@@ -134,14 +135,16 @@ def _buckets(octets: bytes) -> Iterator[Bucket]:
         yield Bucket(port, decode_actions(octets[start + _BUCKET.size : end]))
 
 
-def meters(body: bytes) -> tuple[MeterEntry, ...]:
+def meters(body: bytes) -> MeterReading:
     """Return what one part of an answer to a request for meter configurations says; raises Malformed.
 
-    A meter that is not of our kind has the rate 0.
+    Another kind of meter with one of our ids has the rate 0: it is ours to change, and cannot be added once more.
     """
     found = []
     for start, end in _pieces(body, _METER.size, "meter configuration"):
         _, flags, number = _METER.unpack_from(body, start)
+        if not is_our_meter(number):
+            continue
         bands = body[start + _METER.size : end]
         rate = burst = 0
         if flags == METER_FLAGS and len(bands) == DROP_BAND.size:
@@ -149,4 +152,4 @@ def meters(body: bytes) -> tuple[MeterEntry, ...]:
             if kind == _O.OFPMBT_DROP:
                 rate, burst = its_rate, its_burst
         found.append(MeterEntry(number, rate, burst))
-    return tuple(found)
+    return MeterReading(tuple(found))

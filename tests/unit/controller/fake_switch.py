@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Sequence
 
 from controller.changes import Change, patched
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
-from controller.flows import MeterEntry, TableSet
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
+from controller.flows import TableSet
 
 
 class FakeSwitch(Channel):
@@ -46,10 +46,6 @@ class FakeSwitch(Channel):
         else:
             self.tables = patched(self.tables, changes)
 
-    async def count_flows(self, cookie: int = 0, mask: int = 0) -> int:
-        self._check()
-        return self.foreign * (not mask) + sum(entry.cookie & mask == cookie & mask for entry in self.tables)
-
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         self._check()
         self.reads.append((cookie, mask))
@@ -60,9 +56,9 @@ class FakeSwitch(Channel):
         self._check()
         return GroupReading(tuple(self.tables.groups.values()), 0)
 
-    async def read_meters(self) -> tuple[MeterEntry, ...]:
+    async def read_meters(self) -> MeterReading:
         self._check()
-        return tuple(self.tables.meters.values())
+        return MeterReading(tuple(self.tables.meters.values()))
 
     def close(self, reason: str) -> None:
         if not self._end.done():
