@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from controller.fabric import Document
+from tests.unit.controller import samples
 from tests.unit.controller.samples import EDGE_CLIENT, EDGE_MAC, FABRIC_MAC, mac_of
 
 Json = dict[str, Any]
@@ -17,6 +18,7 @@ TIERS = ("lb", "app", "db")
 SHARES = (1, 6, 3)  # of ten nodes
 SUBNETS = tuple(IPv4Network(f"10.{64 + 16 * number}.0.0/12") for number in range(3))
 PORTS = {("lb", "app"): 8080, ("app", "db"): 5432}
+PROBE_PORT = 9000  # UDP, from lb to app, where datagrams tell when a node can be reached
 NODES_ON_A_HOST = 40
 MOST_ENTRIES = 10_000_000  # what the inventory says of a switch whose own limit is to be found
 SPINES = 2
@@ -102,14 +104,13 @@ def inventory(size: Size) -> Json:
     return {"fabric": fabric, "hosts": hosts}
 
 
-def _bindings(size: Size) -> Json:
+def bindings(nodes: int, hosts: Sequence[str]) -> Json:
     """Return the nodes; those of one network and host have neighbouring addresses, in an aligned block."""
-    hosts = _hosts(size)
     found: Json = {}
     for tier, (name, share) in enumerate(zip(TIERS, SHARES, strict=True)):
         places = hosts[tier::3]
-        block = 1 << (-(-size.nodes * share // 10 // len(places)) + 1).bit_length()
-        for number in range(max(1, size.nodes * share // 10)):
+        block = 1 << (-(-nodes * share // 10 // len(places)) + 1).bit_length()
+        for number in range(max(1, nodes * share // 10)):
             host = number % len(places)
             address = str(SUBNETS[tier][block * (host + 1) + number // len(places) + 1])
             found[f"binding/{node_name(name, number)}"] = binding(node_name(name, number), name, address, places[host])
@@ -123,13 +124,15 @@ def binding(node: str, tier: str, address: str, host: str, phase: str = "admitte
     return {"node": node, "network": network, "address": address, "mac": mac_of(address), "host": host, "phase": phase}
 
 
-def networks() -> Json:
+def networks(probe: bool = False) -> Json:
     """Return the three networks, their dependencies, and what the border may open."""
     found: Json = {}
     for tier, name in enumerate(TIERS):
         found[f"network/bench/{name}"] = {"id": tier + 1, "subnet": str(SUBNETS[tier]), "vlan": 110 + 10 * tier}
     for (source, target), port in PORTS.items():
-        ports = [{"protocol": "tcp", "port": port}]
+        ports: list[Json] = [{"protocol": "tcp", "port": port}]
+        if probe and target == "app":
+            ports.append({"protocol": "udp", "port": PROBE_PORT})
         found[f"policy/bench/{source}/{target}"] = {"from": f"bench/{source}", "to": f"bench/{target}", "ports": ports}
     ports = [{"protocol": "tcp", "port": 80}]
     found["expose/bench/lb/edge"] = {"network": "bench/lb", "border": "edge", "ports": ports}
@@ -138,7 +141,13 @@ def networks() -> Json:
 
 def documents(size: Size) -> Json:
     """Return the whole intent."""
-    return {"inventory": inventory(size), **networks(), **_bindings(size)}
+    return {"inventory": inventory(size), **networks(), **bindings(size.nodes, _hosts(size))}
+
+
+def lab_documents(nodes: int) -> Json:
+    """Return an intent for the switches and hosts of ``tests/integration/controller_support.py``."""
+    place = samples.inventory(max_entries=MOST_ENTRIES)
+    return {"inventory": place, **networks(probe=True), **bindings(nodes, list(place["hosts"]))}
 
 
 def stamped(values: Mapping[str, Any]) -> dict[str, Document]:

@@ -14,8 +14,10 @@ from typing import Any
 
 from controller.openflow.channel import OpenFlowChannel
 from controller.openflow.terminator import Terminator
-from tests.bench.rdmp.support import BenchError
-from tests.integration.controller_support import Lab, OpenVSwitch, Pki
+from tests.bench.fabric import intents
+from tests.bench.rdmp.support import BenchError, Child, children
+from tests.integration.controller_harness import Controller
+from tests.integration.controller_support import PREFIX, Lab, OpenVSwitch, Pki
 
 Json = dict[str, Any]
 CONNECT_SECONDS = 20.0
@@ -107,6 +109,52 @@ async def connected(switch: OpenVSwitch, pki: Pki) -> AsyncIterator[OpenFlowChan
     finally:
         await terminator.stop()
         await asyncio.to_thread(switch.vsctl, "del-controller", switch.name)
+
+
+@dataclass
+class Rig:
+    """A controller over the two switches of a lab, whose intent has two real nodes: one asks the other."""
+
+    lab: Lab
+    controller: Controller
+    probe: Child
+    documents: Json
+
+    @property
+    def asked(self) -> str:
+        """The key of the node that is asked."""
+        return f"binding/{intents.node_name('app', 0)}"
+
+    async def first_arrival(self, after: int, within: float = CONNECT_SECONDS) -> int:
+        """Return when the first datagram arrived that was sent after a time; both in monotonic nanoseconds."""
+        answer = await asyncio.to_thread(self.probe.ask, "first", within + 5, after=after, seconds=within)
+        if answer["arrived"] is None:
+            raise BenchError(f"no datagram of the probe arrived within {within:g} s")
+        return int(answer["arrived"])
+
+
+@contextlib.asynccontextmanager
+async def rig(where: Path, nodes: int, pause: float) -> AsyncIterator[Rig]:
+    """A fabric of ``nodes`` nodes at work, with a probe that sends a datagram each ``pause`` seconds."""
+    documents = intents.lab_documents(nodes)
+    asking, asked = (documents[f"binding/{intents.node_name(tier, 0)}"] for tier in ("lb", "app"))
+    with lab(where) as made, children() as started:
+        for one in (asking, asked):
+            await asyncio.to_thread(made.add_node, one["node"], one["host"], one["address"])
+        controller = Controller(made, Pki(where / "pki"))
+        await controller.start()
+        try:
+            await controller.attach()
+            await controller.carry_out(documents)
+            places = {end: f"/run/netns/{PREFIX}{one['node']}" for end, one in (("from", asking), ("to", asked))}
+            settings = {**places, "target": asked["address"], "port": intents.PROBE_PORT, "pause": pause}
+            started.append(Child("probe", settings, package="tests.bench.fabric"))
+            await asyncio.to_thread(started[0].answer)
+            found = Rig(made, controller, started[0], documents)
+            await found.first_arrival(0)
+            yield found
+        finally:
+            await controller.stop()
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = CONNECT_SECONDS) -> Any:
