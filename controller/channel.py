@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.changes import Change
 from controller.flows import FlowEntry, GroupEntry, MeterEntry
+from controller.ports import PortChange, PortCounters, PortState
 
 
 class ChannelError(Exception):
@@ -81,6 +82,18 @@ class Channel(ABC):
     @abstractmethod
     async def read_meters(self) -> MeterReading:
         """Read all meters; raises ChannelError."""
+
+    @abstractmethod
+    async def read_ports(self) -> tuple[PortState, ...]:
+        """Read the description of every port; raises ChannelError."""
+
+    @abstractmethod
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        """Read the counters of every port; raises ChannelError."""
+
+    @abstractmethod
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        """Have ``listener`` called, in place of the one before, with every change of a port."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

@@ -22,6 +22,7 @@ from controller.changes import Change, FlowChange, GroupChange, MeterChange, dif
 from controller.channel import Channel, ChannelError, FlowReading
 from controller.compiler import Compilation
 from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.portwatch import PortWatch
 from controller.rounds import Round, rounds
 
 _log = logging.getLogger(__name__)
@@ -215,6 +216,7 @@ class Switches:
         self._target = target
         self._publish = publish
         self._verify_seconds = verify_seconds
+        self.ports = PortWatch(lambda: self._target().intent.inventory, publish)
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
@@ -310,6 +312,10 @@ class Switches:
         while True:
             pause = self._verify_seconds
             try:
+                if first:
+                    await self.ports.follow(connection.name, connection.channel)
+                else:
+                    self.ports.tell(connection.name)  # the inventory may name others since
                 # Before the inventory names it nothing is known of this switch: it may not be ours to change.
                 if connection.name in self._target().tables:
                     await self._inspect(connection, first)

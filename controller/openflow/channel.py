@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,10 @@ from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 from controller import texts
 from controller.changes import Change, MeterChange
 from controller.channel import Channel, ChannelError, FlowReading, GroupReading, MeterReading
-from controller.openflow import replies, wire
+from controller.openflow import ports, replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
+from controller.ports import PortChange, PortCounters, PortState
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
 _log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ _WANTED = (
     _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
+    *ports.ANSWERS,
+    ports.CHANGE,
 )
 
 
@@ -66,6 +69,7 @@ class OpenFlowChannel(Channel):
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._refusals: dict[int, Any] = {}  # errors that answer a message of ours, by xid
+        self._port_listener: Callable[[PortChange], None] = lambda change: None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[str] = self._loop.create_future()
         self._sender = ThreadPoolExecutor(1, thread_name_prefix=f"openflow {label}")
@@ -161,6 +165,9 @@ class OpenFlowChannel(Channel):
             self._datapath_id = message.datapath_id
         elif isinstance(message, _P.OFPErrorMsg):
             self._refused(message)
+        elif isinstance(message, ports.CHANGE):
+            if (change := ports.change(message)) is not None:
+                self._port_listener(change)
         elif (request := self._requests.get(message.xid)) is not None and not request.future.done():
             request.parts.append(message)
             if isinstance(getattr(message, "body", None), Malformed):
@@ -285,6 +292,17 @@ class OpenFlowChannel(Channel):
     async def read_meters(self) -> MeterReading:
         [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0)], READ_SECONDS)
         return MeterReading(tuple(itertools.chain.from_iterable(part.body.meters for part in parts)))
+
+    async def read_ports(self) -> tuple[PortState, ...]:
+        [parts] = await self._ask([ports.describe_request(self._datapath)], ANSWER_SECONDS)
+        return ports.states(parts)
+
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        [parts] = await self._ask([ports.counters_request(self._datapath)], ANSWER_SECONDS)
+        return ports.counters(parts)
+
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        self._port_listener = listener
 
 
 def _serialized(questions: Sequence[Any]) -> bytes:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from controller.changes import Change, patched
 from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
 from controller.flows import TableSet
+from controller.ports import PortChange, PortCounters, PortState
 
 
 class FakeSwitch(Channel):
@@ -23,6 +24,9 @@ class FakeSwitch(Channel):
         self.foreign = 0
         self.slow = asyncio.Event()
         self.slow.set()
+        self.ports: dict[int, PortState] = {}
+        self.counted: dict[int, PortCounters] = {}
+        self._port_listener: Callable[[PortChange], None] = lambda change: None
         self._datapath_id = datapath_id
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -59,6 +63,25 @@ class FakeSwitch(Channel):
     async def read_meters(self) -> MeterReading:
         self._check()
         return MeterReading(tuple(self.tables.meters.values()))
+
+    async def read_ports(self) -> tuple[PortState, ...]:
+        self._check()
+        return tuple(self.ports.values())
+
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        self._check()
+        return tuple(self.counted.values())
+
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        self._port_listener = listener
+
+    def port(self, number: int, up: bool, *, gone: bool = False) -> None:
+        """Bring a port up or down, or take it out."""
+        state = PortState(number, f"eth{number}", up, 10_000_000, 0x020000000000 | number)
+        self.ports[number] = state
+        if gone:
+            del self.ports[number]
+        self._port_listener(PortChange(state, gone))
 
     def close(self, reason: str) -> None:
         if not self._end.done():
