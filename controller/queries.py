@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import schemas
@@ -13,6 +13,7 @@ from controller.fabric import IntentRefused
 from controller.flows import COOKIE_OWNER_MASK
 from controller.ledger import Ledger
 from controller.switches import Switches
+from controller.views import Views
 from rdmp.rpc import RpcError
 
 Json = Mapping[str, Any]
@@ -21,11 +22,20 @@ MAX_ENTRIES = 8000
 
 
 class Queries:
-    """Answers ``observe``, ``compile``, ``flows`` and ``switches``."""
+    """Answers ``observe``, ``compile``, ``flows``, ``switches``, and the questions of ``views``."""
 
     def __init__(self, ledger: Callable[[], Ledger], switches: Switches) -> None:
         self._ledger = ledger
         self._switches = switches
+        self.views = Views(ledger, switches)
+        self._views: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
+            "path": self.views.path,
+            "fabric": self.views.fabric,
+            "switch_ports": self.views.switch_ports,
+            "verify": self.views.verify,
+            "capacity": self.views.capacity,
+            "counters": self.views.counters,
+        }
 
     async def call(self, method: str, params: Json) -> Json:
         """Answer a call; raises RpcError."""
@@ -36,7 +46,10 @@ class Queries:
                 return await self.flows(params.get("switch"), params.get("owner"))
             case "switches":
                 return {"switches": self.switches()}
-        raise RpcError("unknown_method", f"the controller has no method {method!r}; it has compile, flows, switches")
+            case _ if method in self._views:
+                return await self._views[method](params)
+        known = ", ".join(["compile", "flows", "switches", *self._views])
+        raise RpcError("unknown_method", f"the controller has no method {method!r}; it has {known}")
 
     def observe(self) -> dict[str, Any]:
         """Return the observation (``schemas/controller-observation.schema.json``)."""
