@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.changes import Change
+from controller.device import Device
 from controller.flows import FlowEntry, GroupEntry, MeterEntry
 from controller.ports import PortChange, PortCounters, PortState
 
@@ -94,6 +95,10 @@ class Channel(ABC):
     @abstractmethod
     def on_port(self, listener: Callable[[PortChange], None]) -> None:
         """Have ``listener`` called, in place of the one before, with every change of a port."""
+
+    @abstractmethod
+    def device(self) -> Device:
+        """Return the switch as a probe sees it."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

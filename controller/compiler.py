@@ -30,7 +30,7 @@ class Compilation:
     def owners(self) -> Mapping[int, str]:
         """The name of each owner: ``binding/shop-app-1``, ``policy/shop/lb/app``, ``host/h1`` and so on."""
         intent = self.intent
-        names = {make_cookie(Kind.BASE, 0, 0): "base"}
+        names = {make_cookie(Kind.BASE, 0, 0): "base", make_cookie(Kind.PROBE, 0, 0): "probe"}
         for node, binding in intent.bindings.items():
             names[make_cookie(Kind.BINDING, int(binding.address), 0)] = f"binding/{node}"
         for key in intent.policies:

@@ -240,6 +240,7 @@ class Kind(enum.IntEnum):
     NETWORK = 5
     SERVICE = 6
     LEARNED = 7  # made by a switch for one connection; neither compared nor counted
+    PROBE = 8  # there for a moment, to see what a switch does
 
 
 _KINDS: Mapping[int, Kind] = {kind.value: kind for kind in Kind}

@@ -107,7 +107,7 @@ class ControllerParticipant(Participant):
         return self._queries.observe()
 
     async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
-        return await self._queries.call(method, params)
+        return await self._queries.call(method, params, progress)
 
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]

@@ -12,6 +12,7 @@ from controller.compiler import capacity_refusals, compile_documents, describe, 
 from controller.fabric import IntentRefused
 from controller.flows import COOKIE_OWNER_MASK
 from controller.ledger import Ledger
+from controller.probes import Probes, Progress
 from controller.switches import Switches
 from controller.views import Views
 from rdmp.rpc import RpcError
@@ -21,13 +22,18 @@ Json = Mapping[str, Any]
 MAX_ENTRIES = 8000
 
 
+async def _untold(_message: Json) -> None:
+    """Progress that nobody wants to hear of."""
+
+
 class Queries:
-    """Answers ``observe``, ``compile``, ``flows``, ``switches``, and the questions of ``views``."""
+    """Answers ``observe``, ``compile``, ``flows``, ``switches``, ``probe``, and the questions of ``views``."""
 
     def __init__(self, ledger: Callable[[], Ledger], switches: Switches) -> None:
         self._ledger = ledger
         self._switches = switches
         self.views = Views(ledger, switches)
+        self._probes = Probes(ledger, switches)
         self._views: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
             "path": self.views.path,
             "fabric": self.views.fabric,
@@ -37,7 +43,7 @@ class Queries:
             "counters": self.views.counters,
         }
 
-    async def call(self, method: str, params: Json) -> Json:
+    async def call(self, method: str, params: Json, progress: Progress = _untold) -> Json:
         """Answer a call; raises RpcError."""
         match method:
             case "compile":
@@ -46,9 +52,11 @@ class Queries:
                 return await self.flows(params.get("switch"), params.get("owner"))
             case "switches":
                 return {"switches": self.switches()}
+            case "probe":
+                return await self._probes.run(params, progress)
             case _ if method in self._views:
                 return await self._views[method](params)
-        known = ", ".join(["compile", "flows", "switches", *self._views])
+        known = ", ".join(["compile", "flows", "switches", "probe", *self._views])
         raise RpcError("unknown_method", f"the controller has no method {method!r}; it has {known}")
 
     def observe(self) -> dict[str, Any]:

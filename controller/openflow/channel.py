@@ -23,7 +23,8 @@ from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 from controller import texts
 from controller.changes import Change, MeterChange
 from controller.channel import Channel, ChannelError, FlowReading, GroupReading, MeterReading
-from controller.openflow import ports, replies, wire
+from controller.device import Device
+from controller.openflow import device, ports, replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
 from controller.ports import PortChange, PortCounters, PortState
@@ -46,6 +47,7 @@ _WANTED = (
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
     *ports.ANSWERS,
+    *device.ANSWERS,
     ports.CHANGE,
 )
 
@@ -163,7 +165,7 @@ class OpenFlowChannel(Channel):
     def _received(self, message: Any) -> None:
         if isinstance(message, _P.OFPSwitchFeatures):
             self._datapath_id = message.datapath_id
-        elif isinstance(message, _P.OFPErrorMsg):
+        if isinstance(message, _P.OFPErrorMsg):
             self._refused(message)
         elif isinstance(message, ports.CHANGE):
             if (change := ports.change(message)) is not None:
@@ -300,6 +302,46 @@ class OpenFlowChannel(Channel):
     async def read_port_counters(self) -> tuple[PortCounters, ...]:
         [parts] = await self._ask([ports.counters_request(self._datapath)], ANSWER_SECONDS)
         return ports.counters(parts)
+
+    def device(self) -> Device:
+        return device.OpenFlowDevice(self)
+
+    @property
+    def datapath(self) -> RepairedDatapath:
+        """The connection for which messages are made."""
+        return self._datapath
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the connection stands."""
+        return not self._end.done()
+
+    async def ask(self, question: Any) -> list[Any]:
+        """Send a message of os-ken and return its answer, in parts; raises ChannelError."""
+        [parts] = await self._ask([question], ANSWER_SECONDS)
+        return parts
+
+    async def tell(self, messages: Sequence[Any]) -> None:
+        """Send messages of os-ken that have no answer, then a barrier; raises ChannelError, also if one is refused."""
+        sent = self._new_xids(len(messages))
+        for message, xid in zip(messages, sent, strict=True):
+            message.set_xid(xid)
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [_serialized(messages)])
+        for refusal in self._taken_refusals(sent).values():
+            raise ChannelError(f"{self._label}: {refusal}")
+
+    async def attempt(self, changes: Sequence[Change]) -> dict[int, str]:
+        """Send changes outside of a bundle, then a barrier; returns what was refused, by number."""
+        sent = self._new_xids(len(changes))
+        seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], seconds, [wire.messages(changes, sent.start)])
+        return self._taken_refusals(sent)
+
+    def _taken_refusals(self, sent: range) -> dict[int, str]:
+        refused, self._refusals = self._refusals, {}
+        return {sent.index(xid): _error_text(message) for xid, message in refused.items() if xid in sent}
 
     def on_port(self, listener: Callable[[PortChange], None]) -> None:
         self._port_listener = listener

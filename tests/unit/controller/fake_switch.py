@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from controller.changes import Change, patched
 from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
+from controller.device import Device
 from controller.flows import TableSet
 from controller.ports import PortChange, PortCounters, PortState
 
@@ -82,6 +83,9 @@ class FakeSwitch(Channel):
         if gone:
             del self.ports[number]
         self._port_listener(PortChange(state, gone))
+
+    def device(self) -> Device:
+        raise ChannelError(f"{self.address}: it cannot be probed")
 
     def close(self, reason: str) -> None:
         if not self._end.done():

@@ -72,7 +72,7 @@ async def test_a_port_that_goes_down_is_told_with_what_hangs_there(world: World)
     world.switches.ports.subscribe(lambda: calls.append(world.switches.ports.down()))
     world.fakes["sw1"].port(2, False)
     assert calls == [frozenset({Port("sw1", 2)})]
-    [(topic, data)] = [event for event in world.events if event[0] == "switch.port"]
+    [(_, data)] = [event for event in world.events if event[0] == "switch.port"]
     assert data == {
         "switch": "sw1",
         "port": 2,
