@@ -37,6 +37,7 @@ class ControllerParticipant(Participant):
         self._wait_seconds = wait_seconds
         self.switches = Switches(lambda: self._ledger.compilation, publish, verify_seconds=verify_seconds)
         self._queries = Queries(lambda: self._ledger, self.switches)
+        self.views = self._queries.views
 
     async def prepare(self, tx: Transaction) -> Effect:
         if faults := schemas.validate("controller-operation", tx.operation):

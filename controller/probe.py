@@ -18,7 +18,7 @@ from controller.changes import Change, FlowChange, GroupChange, MeterChange
 from controller.channel import ChannelError
 from controller.device import Device
 from controller.flows import ClearInPort, FlowEntry, Output, OutputInPort
-from controller.probe_plan import COOKIE, COOKIE_MASK, GROUP, METER, Plan, Trial
+from controller.probe_plan import BELOW, COOKIE, COOKIE_MASK, GROUP, METER, Plan, Trial
 from controller.profiles.base import Capabilities
 from controller.switches import SwitchConnection
 
@@ -192,17 +192,16 @@ class Probe:
         says = _word(self._says.reliable_barrier)
         if self._plan.port is None:
             return [Finding("barrier", says, "unknown", "no port of ours is up to send a packet from")]
-        catch = self._plan.entry(self._plan.numbered(0).match, priority=1)
         met = missed = 0
         for number in range(ROUNDS):
             entry = self._plan.numbered(number)
-            under = FlowEntry(entry.table, catch.priority, entry.match, (), COOKIE)
+            under = FlowEntry(entry.table, BELOW, entry.match, (), COOKIE)
             await self._device.attempt([FlowChange("+", under), FlowChange("+", entry)])
             await self._device.inject(self._plan.port, self._plan.frame(number), 1)
             await self._device.attempt([FlowChange("-", entry)])
             await self._device.inject(self._plan.port, self._plan.frame(number), 1)
         for one in await self._read():
-            if one.entry.priority == catch.priority:
+            if one.entry.priority == BELOW:
                 met, missed = met + (one.packets == 1), missed + (one.packets != 1)
         detail = f"{met} of {ROUNDS} packets met the tables as they were after an addition and a deletion"
         if not met + missed:

@@ -16,6 +16,7 @@ from controller.differences import differences
 from controller.ends import UnknownEnd, both_ends
 from controller.fabric import Service
 from controller.ledger import Ledger
+from controller.metrics import Snapshot
 from controller.path import SwitchView, View, declared_services, explain
 from controller.ports import PortCounters, attached, port_json
 from controller.report import fabric_report
@@ -103,12 +104,19 @@ class Views:
             before = await self._port_counters(names)
             await asyncio.sleep(interval)
             after = await self._port_counters(names)
-        counters = {name: (before.get(name, {}), after.get(name, {})) for name in names}
+        return {**self._report(names, before, after), "seconds": interval}
+
+    def _report(
+        self,
+        names: Iterable[str],
+        before: Mapping[str, Mapping[int, PortCounters]],
+        after: Mapping[str, Mapping[int, PortCounters]],
+    ) -> dict[str, Any]:
         ports = self._switches.ports
-        states = {name: found for name in names if (found := ports.states(name)) is not None}
+        counters = {name: (before.get(name, {}), after.get(name, {})) for name in names}
+        states = {name: found for name in counters if (found := ports.states(name)) is not None}
         compilation = self._ledger().compilation
-        report = fabric_report(compilation, self._switches.report(), states, ports.wrong_cables, counters)
-        return {**report, "seconds": interval}
+        return fabric_report(compilation, self._switches.report(), states, ports.wrong_cables, counters)
 
     async def _port_counters(self, names: Iterable[str]) -> dict[str, Mapping[int, PortCounters]]:
         async def read(name: str) -> Mapping[int, PortCounters]:
@@ -190,6 +198,12 @@ class Views:
         """Return what nodes, dependencies, networks, borders and ports have counted."""
         await self.refresh()
         return counters_json(self._switches.tally, self._ledger().compilation)
+
+    async def snapshot(self) -> Snapshot:
+        """Return what metrics are made of."""
+        names = [name for name in self._ledger().compilation.tables if self._switches.connection(name) is not None]
+        counted = await self.counters({})
+        return Snapshot(counted, self._report(names, {}, await self._port_counters(names)))
 
     async def refresh(self) -> None:
         """Read the counters of every switch whose last reading is too old."""
