@@ -256,7 +256,7 @@ async def test_only_what_is_wrong_is_mended(host: DockerHost, agent: Agent) -> N
     assert "172.16.20.1/32" in host.in_node("shop-app-1", "ip", "addr", "show", "lo")
     routes = host.in_node("shop-app-1", "ip", "route")
     assert "dev fab0" in routes and "dev fab1" in routes
-    assert await agent.driver.keep(_parsed(1), "t1") == []
+    assert await agent.driver.keep(_parsed(1), "t1", "admitted") == []
 
 
 async def test_connections_are_counted_by_direction(host: DockerHost, agent: Agent, wires: tuple[Wire, Wire]) -> None:
