@@ -143,22 +143,19 @@ def node_commands(attachment: Attachment, standing: Standing, numbers: Sequence[
     return lines
 
 
-def nexthop_commands(attachment: Attachment, standing: Standing, numbers: Sequence[int]) -> list[str]:
-    """Return the `ip -batch` lines for the routes that go with the carrier; they fail where there is none."""
-    found = [route for number in numbers for route in routes(attachment, standing, number) if route.nexthop]
-    return [
-        line
-        for route in found
-        for line in (
-            f"nexthop replace id {route.nexthop} via {route.gateway} dev {route.device} onlink",
-            _replace(route),
-        )
-    ]
+def nexthop_commands(attachment: Attachment, standing: Standing, number: int) -> list[str]:
+    """Return the `ip -batch` lines for the route that goes with the carrier; they fail where there is none."""
+    lines = []
+    for route in routes(attachment, standing, number):
+        if route.nexthop:
+            lines.append(f"nexthop replace id {route.nexthop} via {route.gateway} dev {route.device} onlink")
+            lines.append(_replace(route))
+    return lines
 
 
 def delete_commands(stale: Sequence[Route]) -> list[str]:
     """Return the `ip -batch` lines that remove routes; run them when their successors stand, so that none is missed."""
-    return [f"route del {_target(route)} metric {route.metric}" for route in stale]
+    return [f"route del {_target(route)}" for route in stale]
 
 
 def routes(attachment: Attachment, standing: Standing, number: int) -> tuple[Route, ...]:
@@ -169,8 +166,8 @@ def routes(attachment: Attachment, standing: Standing, number: int) -> tuple[Rou
     metric = FIRST_METRIC + number + (AVOIDED_METRIC if nic in standing.avoided else 0)
     found = [Route(name, attachment.gateway, metric, attachment.address)]
     if attachment.address6 is not None:
-        found.append(Route(name, attachment.gateway6, metric, attachment.address6, nexthop=number + 1))
-        found.append(Route(name, attachment.gateway6, metric + KEPT_METRIC, attachment.address6))
+        found.append(Route(name, attachment.gateway6, metric, attachment.address6, number + 1, True))
+        found.append(Route(name, attachment.gateway6, metric + KEPT_METRIC, attachment.address6, 0, True))
     return tuple(found)
 
 
@@ -224,7 +221,7 @@ def compare(attachment: Attachment, standing: Standing, facts: Facts, nics: Mapp
     for number in numbers:
         if reason := _link_fault(attachment, number, facts, nics[attachment.parent(number)]):
             links[number] = reason
-        elif (fault := _setting_fault(attachment, standing, number, facts)) is not None:
+        elif (fault := _setting_fault(attachment, standing, number, facts, nics)) is not None:
             settings[number] = fault
     there = [name for name in facts.links if name.startswith(DEVICE)]
     wanted = sysctls(attachment, there) if facts.sysctls else {}
@@ -239,23 +236,25 @@ def compare(attachment: Attachment, standing: Standing, facts: Facts, nics: Mapp
 
 def _stale(attachment: Attachment, standing: Standing, numbers: Sequence[int], facts: Facts) -> tuple[Route, ...]:
     """Return the routes through these NICs that are too many; a NIC that is to be down loses all by itself."""
-    expected = {route for number in numbers for route in routes(attachment, standing, number)}
-    devices = {device(number) for number in numbers} if standing.up else set()
-    found = [route for route in facts.routes - expected if route.device in devices]
-    return tuple(sorted(found, key=lambda route: (route.device, route.gateway, route.metric)))
+    if not standing.up:
+        return ()
+    expected = {_target(route) for number in numbers for route in routes(attachment, standing, number)}
+    devices = {device(number) for number in numbers}
+    found = [r for r in facts.routes if r.device in devices and _target(r) not in expected]
+    return tuple(sorted(found, key=lambda route: (route.ipv6, route.device, route.metric)))
 
 
 def _link_fault(attachment: Attachment, number: int, facts: Facts, parent: HostNic) -> str | None:
     link = facts.links.get(device(number))
     if link is None:
         return "was missing"
-    expected = Link(
-        "macvlan", "vepa", attachment.mac.lower(), attachment.mtu, parent.index, link.up, link.arp, link.carrier
-    )
+    expected = Link("macvlan", "vepa", attachment.mac.lower(), attachment.mtu, parent.index, up=link.up, arp=link.arp)
     return None if link == expected else f"was {link}, expected {expected}"
 
 
-def _setting_fault(attachment: Attachment, standing: Standing, number: int, facts: Facts) -> str | None:
+def _setting_fault(
+    attachment: Attachment, standing: Standing, number: int, facts: Facts, nics: Mapping[str, HostNic]
+) -> str | None:
     """Tell what is wrong with a link that stands; None: nothing."""
     name = device(number)
     link = facts.links[name]
@@ -273,7 +272,7 @@ def _setting_fault(attachment: Attachment, standing: Standing, number: int, fact
         if not route.nexthop:
             return f"had no default route by {route.gateway} with metric {route.metric}"
     # Such a route went with the carrier; it is put back when that has returned, and is no fault.
-    return QUIET if missing and link.carrier else None
+    return QUIET if missing and nics[attachment.parent(number)].carrier else None
 
 
 def _gateways(attachment: Attachment) -> tuple[str, ...]:
@@ -281,11 +280,13 @@ def _gateways(attachment: Attachment) -> tuple[str, ...]:
 
 
 def _replace(route: Route) -> str:
-    return f"route replace {_target(route)} src {route.source} metric {route.metric}"
+    return f"route replace {_target(route)} src {route.source}"
 
 
 def _target(route: Route) -> str:
-    default = "::/0" if ":" in route.gateway else "default"
+    """Return what tells a route from every other one, as `ip` wants it."""
+    where = "::/0" if route.ipv6 else "default"
     if route.nexthop:
-        return f"{default} nhid {route.nexthop}"
-    return f"{default} via {route.gateway} dev {route.device} onlink"
+        return f"{where} nhid {route.nexthop} metric {route.metric}"
+    via = f"via {route.gateway} dev {route.device} onlink" if route.gateway else f"dev {route.device}"
+    return f"{where} {via} metric {route.metric}"

@@ -14,7 +14,10 @@ FACTS_BATCH6 = "route show default\n"  # for ip -6 -j -batch -
 
 @dataclass(frozen=True, slots=True)
 class HostNic:
-    """An interface of the host; `parent` is the name of the one below it, `master` of the one above it."""
+    """An interface of the host; `parent` is the name of the one below it, `master` of the one above it.
+
+    `changes` counts how often the carrier came or went.
+    """
 
     index: int
     mtu: int
@@ -25,6 +28,7 @@ class HostNic:
     master: str = ""
     vlan: int = 0
     alias: str = ""
+    changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,6 @@ class Link:
     parent: int
     up: bool
     arp: bool
-    carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Route:
     metric: int
     source: str
     nexthop: int = 0
+    ipv6: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def parse_facts(text: str, text6: str = "[]", sysctls: Mapping[str, str] | None 
             if item.get("ifname") == "lo"
             for info in item.get("addr_info", ())
         ),
-        routes=frozenset(_route(item) for item in (*routes, *routes6)),
+        routes=frozenset((*(_route(item, False) for item in routes), *(_route(item, True) for item in routes6))),
         neighbours=frozenset(
             (item.get("dev", ""), item.get("dst", ""), str(item.get("lladdr", "")).lower()) for item in neighbours
         ),
@@ -84,7 +88,7 @@ def parse_facts(text: str, text6: str = "[]", sysctls: Mapping[str, str] | None 
 
 
 def parse_host_nics(text: str) -> dict[str, HostNic]:
-    """Read what `ip -j -d link show` printed in the host's namespace."""
+    """Read what `ip -j -d -s -s link show` printed in the host's namespace."""
     (links,) = _arrays(text, 1)
     return {item["ifname"]: _host_nic(item) for item in links if item.get("ifname")}
 
@@ -110,6 +114,7 @@ def _host_nic(item: Mapping[str, Any]) -> HostNic:
         master=item.get("master", ""),
         vlan=int(info.get("info_data", {}).get("id", 0)) if info.get("info_kind") == "vlan" else 0,
         alias=item.get("ifalias", ""),
+        changes=int(item.get("stats64", {}).get("tx", {}).get("carrier_changes", 0)),
     )
 
 
@@ -123,17 +128,17 @@ def _link(item: Mapping[str, Any]) -> Link:
         parent=int(item.get("link_index", 0)),
         up="UP" in item["flags"],
         arp="NOARP" not in item["flags"],
-        carrier="LOWER_UP" in item["flags"],
     )
 
 
-def _route(item: Mapping[str, Any]) -> Route:
+def _route(item: Mapping[str, Any], ipv6: bool) -> Route:
     return Route(
         device=item.get("dev", ""),
         gateway=item.get("gateway", ""),
         metric=int(item.get("metric", 0)),
         source=item.get("prefsrc", ""),
         nexthop=int(item.get("nhid", 0)),
+        ipv6=ipv6,
     )
 
 

@@ -20,6 +20,8 @@ IP_TIMEOUT = 10.0  # seconds for one run of ip
 BUSY_TRIES = 100
 BUSY_PAUSE = 0.1  # seconds
 _BUSY = "Address already in use"
+CARRIER_TRIES = 10
+CARRIER_PAUSE = 0.05  # seconds
 _NO_CARRIER = ("Carrier for nexthop device is down", "Nexthop device is not up")  # net/ipv4/nexthop.c
 _IPV6_CONF = Path("/proc/sys/net/ipv6/conf")  # of the namespace of the thread that looks
 
@@ -38,7 +40,7 @@ class Network:
 
     async def host_nics(self) -> Mapping[str, HostNic]:
         """Return the host's interfaces by name. Raises NetworkError."""
-        return parse_host_nics(await _ip(["-j", "-d", "link", "show"], None, None))
+        return parse_host_nics(await _ip(["-j", "-d", "-s", "-s", "link", "show"], None, None))
 
     async def reasons(self, attachment: Attachment, nics: Mapping[str, HostNic]) -> tuple[str, ...]:
         """Tell why a node cannot be attached here, in words for people. Raises NetworkError."""
@@ -77,7 +79,7 @@ class Network:
         if attachment.address6 is not None:
             await namespace.run(lambda: _write_sysctls(plan.sysctls(attachment)))
         lines = plan.address_commands(plan.addresses(attachment))
-        await self._build(attachment, standing, namespace, lines, plan.usable(attachment, nics))
+        await self._build(attachment, standing, namespace, nics, lines, plan.usable(attachment, nics))
 
     async def detach(self, namespace: Namespace) -> None:
         """Remove the NICs of a node that is going, so that its MAC is free at once. Raises NetworkError.
@@ -101,9 +103,10 @@ class Network:
         if old:
             await _ip(["-batch", "-"], _text([f"link del dev {name}" for name in old]), namespace)
         lines = plan.address_commands(wrong.addresses)
-        await self._build(attachment, standing, namespace, lines, tuple(wrong.links), tuple(wrong.settings))
-        if wrong.stale:
-            await _ip(["-batch", "-"], _text(plan.delete_commands(wrong.stale)), namespace)
+        await self._build(attachment, standing, namespace, nics, lines, tuple(wrong.links), tuple(wrong.settings))
+        if wrong.stale:  # looked at again: some may have been replaced
+            stale = plan.compare(attachment, standing, await self._facts(namespace), nics).stale
+            await _ip(["-batch", "-"], _text(plan.delete_commands(stale)), namespace)
         return wrong.told()
 
     async def _facts(self, namespace: Namespace) -> Facts:
@@ -118,6 +121,7 @@ class Network:
         attachment: Attachment,
         standing: Standing,
         namespace: Namespace,
+        nics: Mapping[str, HostNic],
         addresses: Sequence[str],
         new: Sequence[int],
         old: Sequence[int] = (),
@@ -128,12 +132,8 @@ class Network:
         inside = [*addresses, *plan.node_commands(attachment, standing, numbers)]
         await _ip_when_free(inside, namespace, inside=True)
         for number in numbers:
-            lines = plan.nexthop_commands(attachment, standing, [number])
-            try:
-                await _ip_when_free(lines, namespace, inside=True)
-            except NetworkError as error:
-                if not any(text in str(error) for text in _NO_CARRIER):
-                    raise  # where the carrier went meanwhile, `mend` puts these routes back when it has returned
+            if nics[attachment.parent(number)].carrier:
+                await _ip_with_carrier(plan.nexthop_commands(attachment, standing, number), namespace)
 
 
 def _read_sysctls() -> dict[str, str]:
@@ -169,6 +169,20 @@ async def _ip_when_free(lines: Sequence[str], namespace: Namespace, *, inside: b
             await asyncio.sleep(BUSY_PAUSE)
         else:
             return
+
+
+async def _ip_with_carrier(lines: Sequence[str], namespace: Namespace) -> None:
+    """Run the lines inside; a node's link has its carrier a moment after the host's NIC.
+
+    Where the carrier has gone again, they are left for when it has returned.
+    """
+    for _ in range(CARRIER_TRIES):
+        try:
+            return await _ip_when_free(lines, namespace, inside=True)
+        except _BatchError as error:
+            if not any(text in error.why for text in _NO_CARRIER):
+                raise
+            await asyncio.sleep(CARRIER_PAUSE)
 
 
 class _BatchError(NetworkError):

@@ -133,7 +133,7 @@ class NicWatch:
         try:
             notices.setblocking(False)
             notices.bind((0, _RTMGRP_LINK))
-            before: dict[str, tuple[int, bool, bool]] | None = None
+            before: dict[str, tuple[int, bool, int]] | None = None
             while True:
                 try:
                     now = self._follow(await self._look())
@@ -179,7 +179,7 @@ class NicWatch:
             if error.errno != errno.ENOBUFS:  # some were lost
                 raise
 
-    def _follow(self, nics: Mapping[str, HostNic]) -> dict[str, tuple[int, bool, bool]]:
+    def _follow(self, nics: Mapping[str, HostNic]) -> dict[str, tuple[int, bool, int]]:
         """Listen on the NICs that stand; returns what a change is measured by."""
         ends = cable_ends(nics)
         for name in [name for name, ear in self._ears.items() if name not in ends or ends[name].index != ear.index]:
@@ -190,7 +190,7 @@ class NicWatch:
                     self._ears[name] = LldpEar(name, ends[name].index, self._clock)
                 except OSError as error:
                     _log.warning("NIC %s cannot be listened on for LLDP: %s", name, error)
-        return {name: (nic.index, nic.up, nic.carrier) for name, nic in nics.items()}
+        return {name: (nic.index, nic.up, nic.changes) for name, nic in ends.items()}
 
 
 async def _readable(source: socket.socket) -> None:
