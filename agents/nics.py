@@ -37,11 +37,12 @@ _log = logging.getLogger(__name__)
 class LldpEar:
     """Listens on one NIC; must be made in the host's network namespace. Raises OSError."""
 
-    def __init__(self, name: str, index: int, clock: Callable[[], float]) -> None:
+    def __init__(self, name: str, nic: HostNic, clock: Callable[[], float]) -> None:
         """`clock` gives monotonic seconds."""
-        self.index = index
+        self.index = nic.index
         self.malformed = 0
         self.foreign = 0
+        self._changes = nic.changes
         self._clock = clock
         self._last: tuple[lldp.Announcement, float] | None = None
         self._loop = asyncio.get_running_loop()
@@ -51,7 +52,7 @@ class LldpEar:
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             for address in lldp.DESTINATIONS:
-                request = struct.pack("=IHH8s", index, _PACKET_MR_MULTICAST, len(address), address)
+                request = struct.pack("=IHH8s", nic.index, _PACKET_MR_MULTICAST, len(address), address)
                 self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
             self._socket.bind((name, lldp.ETHERTYPE))
         except OSError:
@@ -63,6 +64,11 @@ class LldpEar:
         """Stop listening."""
         self._loop.remove_reader(self._socket)
         self._socket.close()
+
+    def follow(self, nic: HostNic) -> None:
+        """Forget what was said before the carrier changed: the cable may lead elsewhere."""
+        if nic.changes != self._changes:
+            self._changes, self._last = nic.changes, None
 
     def heard(self) -> Mapping[str, Any] | None:
         """Return what the switch port said last, None if nothing stands (its time to live has passed, or it went)."""
@@ -151,8 +157,10 @@ class NicWatch:
             self._ears.clear()
 
     async def observe(self) -> dict[str, Any]:
-        """Return each NIC with its MTU, carrier, and what it hears."""
+        """Return each NIC with its MTU, carrier, and what it hears. Raises NetworkError."""
         ends = cable_ends(await self._look())
+        for name in ends.keys() & self._ears.keys():
+            self._ears[name].follow(ends[name])
         return {name: self._observed(nic, self._ears.get(name)) for name, nic in sorted(ends.items())}
 
     def _observed(self, nic: HostNic, ear: LldpEar | None) -> dict[str, Any]:
@@ -160,7 +168,7 @@ class NicWatch:
             "mtu": nic.mtu,
             "up": nic.up,
             "carrier": nic.carrier,
-            "lldp": ear.heard() if ear is not None and nic.carrier else None,
+            "lldp": ear.heard() if ear is not None else None,
             "lldpMalformed": ear.malformed if ear is not None else 0,
             "lldpForeign": ear.foreign if ear is not None else 0,
         }
@@ -185,9 +193,11 @@ class NicWatch:
         for name in [name for name, ear in self._ears.items() if name not in ends or ends[name].index != ear.index]:
             self._ears.pop(name).close()
         for name in sorted(ends):
-            if name not in self._ears and len(self._ears) < NIC_LIMIT:
+            if name in self._ears:
+                self._ears[name].follow(ends[name])
+            elif len(self._ears) < NIC_LIMIT:
                 try:
-                    self._ears[name] = LldpEar(name, ends[name].index, self._clock)
+                    self._ears[name] = LldpEar(name, ends[name], self._clock)
                 except OSError as error:
                     _log.warning("NIC %s cannot be listened on for LLDP: %s", name, error)
         return {name: (nic.index, nic.up, nic.changes) for name, nic in ends.items()}
