@@ -214,7 +214,7 @@ def test_a_member_leaves_only_with_its_slots() -> None:
     documents = samples.shop()
     documents["service/shop/app"] = samples.service("shop/app", samples.SERVICE, "shop-app-1", "shop-app-2")
     old = samples.compiled(documents)
-    documents = {**documents, **{"binding/shop-app-2": dict(documents["binding/shop-app-2"], phase="standby")}}
+    documents = {**documents, "binding/shop-app-2": dict(documents["binding/shop-app-2"], phase="standby")}
     documents["service/shop/app"] = samples.service("shop/app", samples.SERVICE, "shop-app-1", "shop-app-1")
     new = samples.compiled(documents)
     assert breaches(old, new, revoke_first(old.tables, new.tables, new.is_egress), [0, 1])
