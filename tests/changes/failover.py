@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -55,10 +56,8 @@ class Counter:
         begun = time.perf_counter()
         while self._going:
             while self.sent < (time.perf_counter() - begun) * RATE:
-                try:
+                with contextlib.suppress(OSError):  # no route for a moment: that packet is lost too
                     self._sender.send(b"%d" % self.sent)
-                except OSError:  # no route for a moment: that packet is lost too
-                    pass
                 self.sent += 1
             time.sleep(0.0005)
 
