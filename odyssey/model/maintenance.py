@@ -12,8 +12,8 @@ from typing import Any
 class Maintenance:
     """A switch that is out of use, by its state document ``maintenance/<switch>``.
 
-    The hosts in `avoid` were told to leave these NICs alone. Once `isolated`, its ports towards hosts are down. When it is
-    `over` the switch is in use again, and the hosts that are left were away and are still to be told.
+    The hosts in `avoid` were told to leave these NICs alone. Once `isolated`, its ports towards hosts are down. When it
+    is `over` the switch is in use again, and the hosts that are left were away and are still to be told.
     """
 
     switch: str

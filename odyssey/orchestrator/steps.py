@@ -13,6 +13,7 @@ from rdmp.hub import Hub
 from rdmp.records import TxProgress, TxRecord
 
 Progress = Callable[[Mapping[str, Any]], None]
+_Packets = Mapping[int, int] | None
 _RATE_SECONDS = 1.0
 """Over how many seconds the packets of a port are counted."""
 
@@ -76,7 +77,7 @@ class StepRunner:
                 return _loud(step.switch, loud)
 
 
-def _rates(before: Mapping[int, int] | None, after: Mapping[int, int] | None, seconds: float) -> dict[str, float | None]:
+def _rates(before: _Packets, after: _Packets, seconds: float) -> dict[str, float | None]:
     """Packets a second of each port; None where the counters could not be read or began anew."""
     if before is None or after is None:
         return {"all": None}

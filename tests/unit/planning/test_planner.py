@@ -22,6 +22,7 @@ from odyssey.planning import (
     RemovePlatformGoal,
     ScaleGoal,
     Settle,
+    Step,
     TransactionStep,
     plan,
     resolve,
@@ -48,7 +49,7 @@ def running(document: Json | None = None, **more: Any) -> World:
     return world
 
 
-def titles(steps: tuple[TransactionStep | DrainStep, ...]) -> list[str]:
+def titles(steps: tuple[Step, ...]) -> list[str]:
     """What the steps do."""
     return [step.title for step in steps]
 
