@@ -106,10 +106,8 @@ def _store(builder: Builder, draft: Draft, switch: str, state: Maintenance | Non
 
 def _prefer(builder: Builder, draft: Draft) -> None:
     """Tell each connected host whose NICs to avoid change with this transaction."""
-    after = builder.now.folded(draft.changes)
-    assert after.inventory is not None
-    old, new = _told(builder.now), _told(after)
-    for host in sorted(after.present & after.inventory.hosts.keys()):
+    old, new = _told(builder.now), _told(builder.now.folded(draft.changes))
+    for host in sorted(builder.now.present & (old.keys() | new.keys())):
         if old.get(host, ()) != new.get(host, ()):
             draft.prefer(host, new.get(host, ()))
 
