@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from controller.compiler import Change
-from controller.flows import FlowEntry, GroupEntry
+from controller.changes import Change
+from controller.flows import FlowEntry, GroupEntry, MeterEntry
 
 
 class ChannelError(Exception):
@@ -41,6 +41,13 @@ class GroupReading:
     foreign: int
 
 
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """Meters with our tag that a switch holds."""
+
+    meters: tuple[MeterEntry, ...]
+
+
 class Channel(ABC):
     """A connection to one switch that has shown its certificate and told its datapath id."""
 
@@ -58,6 +65,7 @@ class Channel(ABC):
     async def apply(self, changes: Sequence[Change]) -> None:
         """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
 
+        Meters are the exception: they come before everything else and go after it, since no bundle takes them.
         If the connection ends meanwhile, it is not known whether they were made.
         """
 
@@ -68,6 +76,10 @@ class Channel(ABC):
     @abstractmethod
     async def read_groups(self) -> GroupReading:
         """Read all groups; raises ChannelError."""
+
+    @abstractmethod
+    async def read_meters(self) -> MeterReading:
+        """Read all meters; raises ChannelError."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""From intent to table sets, and from two table sets to the changes between them.  Pure.
+"""From intent to table sets, what they cost, and what a change of intent would change.  Pure.
 
 ``compile_documents`` is always given the whole intent, in commit order; a change is the difference of two results,
 never something computed when a transaction was prepared.
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from controller import texts
-from controller.fabric import Document, Intent, IntentRefused, Refusal, parse_intent
-from controller.flows import EntryKey, FlowEntry, GroupEntry, Kind, TableSet, crc_owner, make_cookie
+from controller.fabric import Document, Intent, IntentRefused, Port, Refusal
+from controller.flows import EntryKey, FlowEntry, Kind, TableSet, crc_owner, make_cookie
+from controller.intent import parse_intent
 from controller.profiles import PROFILES
 
 
@@ -34,6 +35,9 @@ class Compilation:
             names[make_cookie(Kind.BINDING, int(binding.address), 0)] = f"binding/{node}"
         for key in intent.policies:
             names[make_cookie(Kind.POLICY, crc_owner(key), 0)] = key
+        for service in intent.services.values():
+            names[make_cookie(Kind.SERVICE, crc_owner(service.key), 0)] = service.key
+            names[make_cookie(Kind.LEARNED, crc_owner(service.key), 0)] = f"learned/{service.network}"
         for key, network in intent.networks.items():
             names[make_cookie(Kind.NETWORK, network.number, 0)] = f"network/{key}"
         if intent.inventory is not None:
@@ -47,30 +51,41 @@ class Compilation:
         """Return the name of an owner (a cookie without generation); ``unknown`` where the intent does not have it."""
         return self.owners.get(owner, f"unknown {owner:#018x}")
 
+    def is_egress(self, switch: str, entry: FlowEntry) -> bool:
+        """Tell whether an entry of a switch only delivers what another switch has let in."""
+        inventory = self.intent.inventory
+        if inventory is None or switch not in inventory.switches:
+            return False
+        return PROFILES[inventory.switches[switch].profile].is_egress(entry)
+
     def capacity(self, switch: str) -> int:
         """Return how many entries a switch may hold."""
         assert self.intent.inventory is not None
         return self.intent.inventory.switches[switch].capacity
 
 
-def compile_documents(documents: Mapping[str, Document]) -> Compilation:
-    """Compile an intent; raises IntentRefused with every reason."""
+def compile_documents(documents: Mapping[str, Document], down: frozenset[Port] = frozenset()) -> Compilation:
+    """Compile an intent; raises IntentRefused with every reason.  ``down`` are ports without carrier."""
     intent = parse_intent(documents)
     inventory = intent.inventory
     if inventory is None:
         return Compilation(intent, {})
     faults: dict[Refusal, None] = {}
+    by_profile: dict[str, list[str]] = {}
     for name, switch in inventory.switches.items():
+        by_profile.setdefault(switch.profile, []).append(name)
         profile = PROFILES.get(switch.profile)
         if profile is None:
             known = ", ".join(PROFILES)
             faults[Refusal("inventory", f"switch {name} has the profile {switch.profile}; there are: {known}")] = None
         else:
-            faults |= dict.fromkeys(profile.faults(inventory, name))
+            faults |= dict.fromkeys(profile.faults(inventory, name) or profile.intent_faults(intent, name))
     if faults:
         raise IntentRefused(faults)
-    tables = {name: PROFILES[switch.profile].compile(intent, name) for name, switch in inventory.switches.items()}
-    return Compilation(intent, tables)
+    tables: dict[str, TableSet] = {}
+    for profile_name, switches in by_profile.items():
+        tables |= PROFILES[profile_name].compile(intent, switches, down)
+    return Compilation(intent, {name: tables[name] for name in inventory.switches})
 
 
 def with_changes(
@@ -84,60 +99,6 @@ def with_changes(
         elif key not in result or result[key].value != value:
             result[key] = Document(value, seq)
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class FlowChange:
-    """Add (``+``, which replaces an entry of the same table, priority and match) or delete (``-``) one entry."""
-
-    op: Literal["+", "-"]
-    entry: FlowEntry
-
-
-@dataclass(frozen=True, slots=True)
-class GroupChange:
-    """Add (``+``), modify (``~``) or delete (``-``) one group."""
-
-    op: Literal["+", "~", "-"]
-    group: GroupEntry
-
-
-Change = FlowChange | GroupChange
-
-
-def difference(old: TableSet, new: TableSet) -> tuple[Change, ...]:
-    """Return what turns ``old`` into ``new``, in the order in which a switch must do it.
-
-    Groups first, then revocations, then additions with egress tables before ingress tables, then groups that are gone.
-    """
-    changes: list[Change] = []
-    for number, group in sorted(new.groups.items()):
-        if number not in old.groups:
-            changes.append(GroupChange("+", group))
-        elif old.groups[number] != group:
-            changes.append(GroupChange("~", group))
-    gone = [entry for key, entry in old.entries.items() if key not in new.entries]
-    come = [entry for key, entry in new.entries.items() if old.entries.get(key) != entry]
-    changes += [FlowChange("-", entry) for entry in sorted(gone, key=lambda entry: entry.key)]
-    changes += [FlowChange("+", entry) for entry in sorted(come, key=lambda entry: (-entry.table, entry.key))]
-    changes += [GroupChange("-", group) for number, group in sorted(old.groups.items()) if number not in new.groups]
-    return tuple(changes)
-
-
-def patched(tables: TableSet, changes: Iterable[Change]) -> TableSet:
-    """Return the tables after changes, as a switch would hold them."""
-    entries, groups = dict(tables.entries), dict(tables.groups)
-    for change in changes:
-        if isinstance(change, FlowChange):
-            if change.op == "+":
-                entries[change.entry.key] = change.entry
-            else:
-                entries.pop(change.entry.key, None)
-        elif change.op == "-":
-            groups.pop(change.group.group, None)
-        else:
-            groups[change.group.group] = change.group
-    return TableSet(entries, groups)
 
 
 def capacity_refusals(now: Compilation, alternatives: Iterable[Compilation]) -> list[Refusal]:
@@ -169,7 +130,14 @@ def _user(compilation: Compilation, owner: int) -> str:
     kind, _, rest = name.partition("/")
     if kind == "binding":
         return f"nodes of {compilation.intent.bindings[rest].network}"
-    plural = {"policy": "policies", "expose": "policies", "host": "hosts", "border": "borders", "network": "networks"}
+    plural = {
+        "policy": "policies",
+        "expose": "policies",
+        "service": "services",
+        "host": "hosts",
+        "border": "borders",
+        "network": "networks",
+    }
     return plural.get(kind, name)
 
 

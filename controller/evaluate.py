@@ -3,20 +3,25 @@
 
 The semantics are those of OpenFlow 1.3 and of Open vSwitch where they differ: an output to the ingress port is dropped,
 unless register ``in_port`` was cleared; a port that is down neither receives nor sends; a fast-failover group takes the
-first bucket whose port is up; a group that has none drops.
+first bucket whose port is up; a group that has none drops.  What a switch learns stays in a ``Memory``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from controller.fabric import Inventory, Port
+from controller.families import Family
 from controller.flows import (
     ETH_ARP,
     ETH_IPV4,
+    ETH_IPV6,
     PROTO_ICMP,
+    PROTO_ICMPV6,
     PROTO_TCP,
     PROTO_UDP,
     VLAN_PRESENT,
@@ -25,36 +30,56 @@ from controller.flows import (
     FlowEntry,
     Goto,
     GroupEntry,
+    Learn,
     Match,
+    Metered,
     Move,
+    Multipath,
     Output,
     OutputInPort,
     PopVlan,
     PushVlan,
+    Resubmit,
     SetField,
     TableSet,
+    ToController,
     ToGroup,
+    match,
 )
 
 Packet = Mapping[str, int]
-_REGISTERS = ("reg0", "reg1")
-_PREREQUISITES: Mapping[str, tuple[int, int | None]] = {
-    "ip_proto": (ETH_IPV4, None),
-    "ip_frag": (ETH_IPV4, None),
-    "ipv4_src": (ETH_IPV4, None),
-    "ipv4_dst": (ETH_IPV4, None),
-    "tcp_src": (ETH_IPV4, PROTO_TCP),
-    "tcp_dst": (ETH_IPV4, PROTO_TCP),
-    "tcp_flags": (ETH_IPV4, PROTO_TCP),
-    "udp_src": (ETH_IPV4, PROTO_UDP),
-    "udp_dst": (ETH_IPV4, PROTO_UDP),
-    "icmpv4_type": (ETH_IPV4, PROTO_ICMP),
-    "arp_op": (ETH_ARP, None),
-    "arp_spa": (ETH_ARP, None),
-    "arp_tpa": (ETH_ARP, None),
-    "arp_sha": (ETH_ARP, None),
-    "arp_tha": (ETH_ARP, None),
+#: Chooses one of so many slots for a packet; the one of a switch is a hash that nobody else computes.
+Choose = Callable[[Packet, int], int]
+_REGISTERS = ("reg0", "reg1", "reg2", "reg3", "reg4", "reg5")
+_IP = frozenset({ETH_IPV4, ETH_IPV6})
+_PREREQUISITES: Mapping[str, tuple[frozenset[int], int | None]] = {
+    "ip_proto": (_IP, None),
+    "ip_frag": (_IP, None),
+    "ipv4_src": (frozenset({ETH_IPV4}), None),
+    "ipv4_dst": (frozenset({ETH_IPV4}), None),
+    "ipv6_src": (frozenset({ETH_IPV6}), None),
+    "ipv6_dst": (frozenset({ETH_IPV6}), None),
+    "tcp_src": (_IP, PROTO_TCP),
+    "tcp_dst": (_IP, PROTO_TCP),
+    "tcp_flags": (_IP, PROTO_TCP),
+    "udp_src": (_IP, PROTO_UDP),
+    "udp_dst": (_IP, PROTO_UDP),
+    "icmpv4_type": (frozenset({ETH_IPV4}), PROTO_ICMP),
+    "icmpv6_type": (frozenset({ETH_IPV6}), PROTO_ICMPV6),
+    "icmpv6_code": (frozenset({ETH_IPV6}), PROTO_ICMPV6),
+    "nd_target": (frozenset({ETH_IPV6}), PROTO_ICMPV6),
+    "arp_op": (frozenset({ETH_ARP}), None),
+    "arp_spa": (frozenset({ETH_ARP}), None),
+    "arp_tpa": (frozenset({ETH_ARP}), None),
+    "arp_sha": (frozenset({ETH_ARP}), None),
+    "arp_tha": (frozenset({ETH_ARP}), None),
 }
+
+
+def symmetric_hash(packet: Packet, slots: int) -> int:
+    """Choose a slot by both addresses, both ports and the protocol; the same for both directions."""
+    ends = [packet.get(f"{kind}_src", 0) ^ packet.get(f"{kind}_dst", 0) for kind in ("ipv4", "ipv6", "tcp", "udp")]
+    return zlib.crc32(repr((*ends, packet.get("ip_proto", 0))).encode()) % slots
 
 
 class EvaluationError(Exception):
@@ -78,13 +103,51 @@ class Drop:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Punt:
+    """A packet that a switch sends to its controller."""
+
+    switch: str
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry that a packet matched on its way."""
+
+    switch: str
+    entry: FlowEntry
+
+
 @dataclass(slots=True)
 class Trace:
-    """What became of a packet: ``hops`` are the ports through which it came into a switch, in order."""
+    """What became of a packet.
+
+    ``hops`` are the ports through which it came into a switch, ``outs`` those through which it left one, ``steps`` the
+    entries that it matched, all in order.
+    """
 
     deliveries: list[Delivery] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
+    punts: list[Punt] = field(default_factory=list)
     hops: list[Port] = field(default_factory=list)
+    outs: list[Port] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+
+@dataclass
+class Memory:
+    """What each switch has learned, by table, priority and match."""
+
+    learned: dict[str, dict[tuple[int, int, Match], FlowEntry]] = field(default_factory=dict)
+
+    def add(self, switch: str, entry: FlowEntry) -> None:
+        """Learn an entry; it replaces the one with the same match."""
+        self.learned.setdefault(switch, {})[entry.key] = entry
+
+    def of(self, switch: str, table: int) -> Iterator[FlowEntry]:
+        """Yield what a switch has learned for a table."""
+        return (entry for entry in self.learned.get(switch, {}).values() if entry.table == table)
 
 
 @dataclass(frozen=True)
@@ -94,6 +157,7 @@ class Fabric:
     tables: Mapping[str, TableSet]
     links: Mapping[Port, Port]
     down: frozenset[Port] = frozenset()
+    choose: Choose = symmetric_hash
 
     @classmethod
     def of(cls, tables: Mapping[str, TableSet], inventory: Inventory, down: frozenset[Port] = frozenset()) -> Fabric:
@@ -101,9 +165,29 @@ class Fabric:
         links = {link.a: link.b for link in inventory.links} | {link.b: link.a for link in inventory.links}
         return cls(tables, links, down | {links[port] for port in down if port in links})
 
-    def trace(self, packet: Packet, at: Port) -> Trace:
-        """Follow a packet that enters at a port until every copy is delivered or dropped; raises EvaluationError."""
+    def with_down(self, down: frozenset[Port]) -> Fabric:
+        """Return the same fabric with other ports down."""
+        both = down | {self.links[port] for port in down if port in self.links}
+        other = Fabric(self.tables, self.links, both, self.choose)
+        other.__dict__["sorted_tables"] = self.sorted_tables  # they do not depend on ports
+        return other
+
+    @cached_property
+    def sorted_tables(self) -> Mapping[tuple[str, int], tuple[FlowEntry, ...]]:
+        """The entries of each table of each switch, highest priority first."""
+        found: dict[tuple[str, int], list[FlowEntry]] = {}
+        for switch, tables in self.tables.items():
+            for entry in tables:
+                found.setdefault((switch, entry.table), []).append(entry)
+        return {key: tuple(sorted(entries, key=lambda entry: -entry.priority)) for key, entries in found.items()}
+
+    def trace(self, packet: Packet, at: Port, memory: Memory | None = None) -> Trace:
+        """Follow a packet that enters at a port until every copy is delivered or dropped; raises EvaluationError.
+
+        ``memory`` is read and added to; without one, what is learned is forgotten.
+        """
         trace = Trace()
+        memory = Memory() if memory is None else memory
         queue = [(at, dict(packet))]
         while queue:
             port, frame = queue.pop(0)
@@ -113,8 +197,11 @@ class Fabric:
             if port in self.down:
                 trace.drops.append(Drop(port.switch, None, f"port {port.number} is down"))
                 continue
-            for number, sent in _Walk(self, port.switch, frame, port.number, trace).run():
+            for number, sent in _Walk(self, port, frame, trace, memory).run():
                 out = Port(port.switch, number)
+                if out in trace.outs:
+                    raise EvaluationError(f"a packet left by {out} twice: {[*map(str, trace.outs), str(out)]}")
+                trace.outs.append(out)
                 if out in self.links:
                     queue.append((self.links[out], sent))
                 else:
@@ -122,26 +209,31 @@ class Fabric:
         return trace
 
 
+Sent = Iterator[tuple[int, dict[str, int]]]
+
+
 class _Walk:
     """One packet in one switch."""
 
-    def __init__(self, fabric: Fabric, switch: str, packet: dict[str, int], in_port: int, trace: Trace) -> None:
+    def __init__(self, fabric: Fabric, at: Port, packet: dict[str, int], trace: Trace, memory: Memory) -> None:
         self.fabric = fabric
-        self.switch = switch
-        self.tables = fabric.tables[switch]
-        self.packet: dict[str, int] = {**packet, "in_port": in_port, **dict.fromkeys(_REGISTERS, 0)}
-        self.ingress = in_port  # of the frame; the field in_port may be cleared
+        self.switch = at.switch
+        self.tables = fabric.tables[at.switch]
+        self.packet: dict[str, int] = {**packet, "in_port": at.number, **dict.fromkeys(_REGISTERS, 0)}
+        self.ingress = at.number  # of the frame; the field in_port may be cleared
         self.tags: list[int] = []  # inner VLAN tags, while an outer one is in vlan_vid
         self.trace = trace
+        self.memory = memory
         self.entry: FlowEntry | None = None
 
-    def run(self) -> Iterator[tuple[int, dict[str, int]]]:
+    def run(self) -> Sent:
         table: int | None = 0
         while table is not None:
-            self.entry = _lookup(self.tables, table, self.packet)
+            self.entry = self._lookup(table)
             if self.entry is None:
                 self._drop(f"no entry of table {table} matches")
                 return
+            self.trace.steps.append(Step(self.switch, self.entry))
             if not self.entry.actions:
                 self._drop("the entry drops")
                 return
@@ -152,45 +244,89 @@ class _Walk:
                 raise EvaluationError(f"goto from table {table} back to {following}")
             table = following
 
+    def _lookup(self, table: int) -> FlowEntry | None:
+        best: list[FlowEntry] = []
+        for entry in self.fabric.sorted_tables.get((self.switch, table), ()):
+            if best and entry.priority < best[0].priority:
+                break
+            if matches(entry.match, self.packet):
+                best.append(entry)
+        for entry in self.memory.of(self.switch, table):
+            if matches(entry.match, self.packet):
+                best.append(entry)
+        if len(best) > 1:
+            raise EvaluationError(f"two entries of one priority match: {best}")
+        return best[0] if best else None
+
     def _drop(self, reason: str) -> None:
         self.trace.drops.append(Drop(self.switch, self.entry, reason))
 
-    def _apply(self, actions: tuple[Action, ...]) -> Iterator[tuple[int, dict[str, int]]]:
+    def _apply(self, actions: tuple[Action, ...]) -> Sent:
         for action in actions:
             match action:
-                case SetField(name, value):
-                    self.packet[name] = value
-                case ClearInPort():
-                    self.packet["in_port"] = 0
-                case Move(source, target):
-                    self.packet[target] = self.packet[source]
-                case PushVlan():
-                    self.tags.append(self.packet.get("vlan_vid", 0))
-                    self.packet["vlan_vid"] = VLAN_PRESENT
-                case PopVlan():
-                    self.packet["vlan_vid"] = self.tags.pop() if self.tags else 0
                 case Output(port):
                     yield from self._output(port)
                 case OutputInPort():
                     yield from self._send(self.ingress)
                 case ToGroup(group):
                     yield from self._group(group)
-                case Goto():
-                    pass
+                case Resubmit(table):
+                    yield from self._resubmit(table)
+                case ToController():
+                    self.trace.punts.append(Punt(self.switch, self._frame()))
+                case _:
+                    self._change(action)
 
-    def _output(self, port: int) -> Iterator[tuple[int, dict[str, int]]]:
+    def _change(self, action: Action) -> None:
+        match action:
+            case SetField(name, value):
+                self.packet[name] = value
+            case ClearInPort():
+                self.packet["in_port"] = 0
+            case Move(source, target):
+                self.packet[target] = self.packet[source]
+            case PushVlan():
+                self.tags.append(self.packet.get("vlan_vid", 0))
+                self.packet["vlan_vid"] = VLAN_PRESENT
+            case PopVlan():
+                self.packet["vlan_vid"] = self.tags.pop() if self.tags else 0
+            case Multipath(slots, target):
+                self.packet[target] = self.fabric.choose(self.packet, slots)
+            case Learn():
+                self._learn(action)
+            case Goto() | Metered():
+                pass
+            case _:
+                raise EvaluationError(f"an action that the evaluator does not know: {action}")
+
+    def _learn(self, learn: Learn) -> None:
+        terms = dict(learn.terms) | {name: self.packet[name] for name in learn.fields}
+        actions = tuple(SetField(name, self.packet[name]) for name in learn.keeps)
+        self.memory.add(self.switch, FlowEntry(learn.table, learn.priority, match(**terms), actions, learn.cookie))
+
+    def _resubmit(self, table: int) -> Sent:
+        """Look up another table and come back; a miss there changes nothing."""
+        entry = self._lookup(table)
+        if entry is not None:
+            self.trace.steps.append(Step(self.switch, entry))
+            yield from self._apply(entry.actions)
+
+    def _output(self, port: int) -> Sent:
         if port == self.packet["in_port"]:
             self._drop(f"an output to the ingress port {port}")
             return
         yield from self._send(port)
 
-    def _send(self, port: int) -> Iterator[tuple[int, dict[str, int]]]:
+    def _frame(self) -> dict[str, int]:
+        return {name: value for name, value in self.packet.items() if name not in (*_REGISTERS, "in_port")}
+
+    def _send(self, port: int) -> Sent:
         if Port(self.switch, port) in self.fabric.down:
             self._drop(f"port {port} is down")
             return
-        yield port, {name: value for name, value in self.packet.items() if name not in (*_REGISTERS, "in_port")}
+        yield port, self._frame()
 
-    def _group(self, number: int) -> Iterator[tuple[int, dict[str, int]]]:
+    def _group(self, number: int) -> Sent:
         group: GroupEntry | None = self.tables.groups.get(number)
         if group is None:
             raise EvaluationError(f"{self.switch}: an entry uses the group {number}, which does not exist")
@@ -204,24 +340,12 @@ class _Walk:
         self._drop(f"no bucket of group {number} is live")
 
 
-def _lookup(tables: TableSet, table: int, packet: Packet) -> FlowEntry | None:
-    best: list[FlowEntry] = []
-    for entry in tables:
-        if entry.table == table and (not best or entry.priority >= best[0].priority) and matches(entry.match, packet):
-            if best and entry.priority > best[0].priority:
-                best = []
-            best.append(entry)
-    if len(best) > 1:
-        raise EvaluationError(f"two entries of one priority match: {best}")
-    return best[0] if best else None
-
-
 def matches(match: Match, packet: Packet) -> bool:
     """Tell whether a packet matches; a field that the packet does not have matches nothing."""
     for name, value, mask in match.terms:
         if name in _PREREQUISITES:
-            kind, protocol = _PREREQUISITES[name]
-            if packet.get("eth_type") != kind or (protocol is not None and packet.get("ip_proto") != protocol):
+            kinds, protocol = _PREREQUISITES[name]
+            if packet.get("eth_type") not in kinds or (protocol is not None and packet.get("ip_proto") != protocol):
                 return False
         # Of later fragments Open vSwitch sees no transport header: the ports and flags count as zero.
         if packet.get(name, 0) & mask != value:
@@ -243,15 +367,17 @@ def overlapping(tables: TableSet) -> list[tuple[FlowEntry, FlowEntry]]:
     ]
 
 
-def ip_packet(*, eth_src: int, eth_dst: int, ipv4_src: int, ipv4_dst: int, **fields: Any) -> dict[str, int]:
-    """Return an untagged IPv4 packet; ``fields`` are those of the transport, with ``ip_proto``."""
+def ip_packet(
+    family: Family, *, eth_src: int, eth_dst: int, source: int, target: int, **fields: Any
+) -> dict[str, int]:
+    """Return an untagged IP packet; ``fields`` are those of the transport, with ``ip_proto``."""
     return {
         "vlan_vid": 0,
-        "eth_type": ETH_IPV4,
+        "eth_type": family.eth_type,
         "eth_src": eth_src,
         "eth_dst": eth_dst,
-        "ipv4_src": ipv4_src,
-        "ipv4_dst": ipv4_dst,
+        family.source: source,
+        family.target: target,
         "ip_frag": 0,
         **fields,
     }

@@ -251,9 +251,9 @@ def crc_owner(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def make_cookie(kind: Kind, owner: int, seq: int) -> int:
-    """Return the cookie of an entry: tag, kind, owner (32 bits) and generation (``seq`` modulo 65536)."""
-    return OUR_TAG << 56 | kind << 48 | owner << 16 | seq & 0xFFFF
+def make_cookie(kind: Kind, owner: int, generation: int) -> int:
+    """Return the cookie of an entry: tag, kind, owner (32 bits) and generation (16 bits)."""
+    return OUR_TAG << 56 | kind << 48 | owner << 16 | generation
 
 
 def is_ours(cookie: int) -> bool:
@@ -269,6 +269,11 @@ def is_learned(cookie: int) -> bool:
 def is_our_group(group: int) -> bool:
     """Tell whether the group id carries our tag."""
     return group >> 24 == OUR_TAG
+
+
+def is_our_meter(meter: int) -> bool:
+    """Tell whether the meter id carries our tag; switches have few meters, so ids are small."""
+    return meter >> 8 == OUR_TAG
 
 
 @dataclass(frozen=True, slots=True)

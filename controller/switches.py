@@ -11,15 +11,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from controller import texts
+from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
 from controller.channel import Channel, ChannelError, FlowReading
-from controller.compiler import Change, Compilation, FlowChange, difference
+from controller.compiler import Compilation
 from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.rounds import Round, rounds
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
@@ -56,7 +59,7 @@ class Drift:
 
 
 def _text(change: Change) -> str:
-    return texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
+    return texts.change_text(change)
 
 
 class SwitchConnection:
@@ -69,27 +72,42 @@ class SwitchConnection:
         self.foreign = 0
         self.drift = 0
         self.last_verified: datetime | None = None
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
     async def bring_to(self, target: Callable[[], TableSet]) -> int:
         """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
 
         Raises ChannelError, also if what is read back is not what was sent.
         """
-        async with self._lock:
-            if self.known is None:
-                await self._read()
-            assert self.known is not None
+        async with self.lock:
             wanted = target()
-            changes = difference(self.known, wanted)
-            if changes:
-                self.known = None
-                await self.channel.apply(changes)
-                await self._read_back(changes, wanted)
-                self.known = wanted
-            self.drift = 0
-            self._verified()
+            changes = difference(await self.ensure_known(), wanted)
+            await self.apply(changes)
+            await self.confirm(changes, wanted)
             return len(changes)
+
+    async def ensure_known(self) -> TableSet:
+        """Return what the switch holds, read if it is not known.  Only under ``lock``.  Raises ChannelError."""
+        if self.known is None:
+            await self._read()
+        assert self.known is not None
+        return self.known
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make changes.  Only under ``lock``.  Raises ChannelError; then it is not known what the switch holds."""
+        if changes:
+            before, self.known = await self.ensure_known(), None
+            await self.channel.apply(changes)
+            self.known = patched(before, changes)
+
+    async def confirm(self, changes: Sequence[Change], wanted: TableSet) -> None:
+        """Read back what was changed and compare it with what is wanted.  Only under ``lock``.  Raises ChannelError."""
+        if changes:
+            self.known = None
+            await self._read_back(changes, wanted)
+            self.known = wanted
+        self.drift = 0
+        self._verified()
 
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
         """Read the whole switch and repair it; returns what was found.  Raises ChannelError.
@@ -97,7 +115,7 @@ class SwitchConnection:
         Drift is measured against what the switch held when we last looked, else against ``target``: a change that is
         decided but waits for its turn is no drift.
         """
-        async with self._lock:
+        async with self.lock:
             expected = self.known
             await self._read()
             assert self.known is not None
@@ -110,11 +128,12 @@ class SwitchConnection:
         self.known = None
         flows = await self.channel.read_flows()
         groups = await self.channel.read_groups()
+        meters = await self.channel.read_meters()
         self.foreign = flows.foreign + groups.foreign
-        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups)
+        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups, meters.meters)
 
-    async def _read_back(self, changes: tuple[Change, ...], wanted: TableSet) -> None:
-        """Compare every owner that was touched, and all groups if one was."""
+    async def _read_back(self, changes: Sequence[Change], wanted: TableSet) -> None:
+        """Compare every owner that was touched, and all groups and meters if one was."""
         owners = frozenset(change.entry.owner for change in changes if isinstance(change, FlowChange))
         if len(owners) > OWNERS_READ_SINGLY:
             readings = [await self.channel.read_flows()]
@@ -122,11 +141,13 @@ class SwitchConnection:
             singly = (self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners))
             readings = await asyncio.gather(*singly)
         actual = TableSet.of(self._entries(readings, owners)).entries
-        expected = wanted.owned_by(owners)
-        groups = wanted.groups
-        if any(not isinstance(change, FlowChange) for change in changes):
+        groups, meters = wanted.groups, wanted.meters
+        if any(isinstance(change, GroupChange) for change in changes):
             groups = TableSet.of((), (await self.channel.read_groups()).groups).groups
-        drift = Drift.between(TableSet(actual, groups), TableSet(expected, wanted.groups), 0)
+        if any(isinstance(change, MeterChange) for change in changes):
+            meters = TableSet.of((), (), (await self.channel.read_meters()).meters).meters
+        expected = TableSet(wanted.owned_by(owners), wanted.groups, wanted.meters)
+        drift = Drift.between(TableSet(actual, groups, meters), expected, 0)
         if drift.count:
             examples = "; ".join(
                 (*(f"missing {text}" for text in drift.lost), *(f"extra {text}" for text in drift.extra))
@@ -141,6 +162,52 @@ class SwitchConnection:
         self.last_verified = datetime.now(UTC)
 
 
+class Update:
+    """One update of several switches, whose locks are held: the rounds of ``controller/rounds.py``.
+
+    A round in which a switch fails is the last one: the next could let in what that switch does not deliver yet.
+    """
+
+    def __init__(self, connections: Mapping[str, SwitchConnection], target: Compilation) -> None:
+        self._connections = connections
+        self._target = target
+        self._failed: dict[str, str] = {}
+        self._made: dict[str, list[Change]] = {}
+
+    async def run(self) -> dict[str, str]:
+        """Carry it out and read back; returns what failed, by switch."""
+        await self._everywhere(self._connections, lambda name: self._connections[name].ensure_known())
+        ready = [name for name in self._connections if name not in self._failed]
+        before = {name: await self._connections[name].ensure_known() for name in ready}
+        for changes in rounds(before, self._target.tables, self._target.is_egress):
+            await self._everywhere(changes, partial(self._apply, changes))
+            if self._failed.keys() & changes.keys():
+                for name in self._made:  # nothing was read back: the next try looks first
+                    self._connections[name].known = None
+                return self._failed
+        await self._everywhere(ready, self._confirm)
+        return self._failed
+
+    async def _apply(self, changes: Round, name: str) -> None:
+        self._made.setdefault(name, []).extend(changes[name])
+        await self._connections[name].apply(changes[name])
+
+    async def _confirm(self, name: str) -> None:
+        wanted = self._target.tables.get(name, TableSet())
+        await self._connections[name].confirm(self._made.get(name, ()), wanted)
+
+    async def _everywhere(self, names: Iterable[str], work: Callable[[str], Awaitable[object]]) -> None:
+        """Do something on several switches at once and note what failed."""
+
+        async def attempt(name: str) -> None:
+            try:
+                await work(name)
+            except ChannelError as error:
+                self._failed[name] = str(error)
+
+        await asyncio.gather(*(attempt(name) for name in names))
+
+
 class Switches:
     """All switches of the inventory, connected or not, and those that connect before the inventory names them."""
 
@@ -152,6 +219,7 @@ class Switches:
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
         self._arrived = asyncio.Event()  # a switch connected
+        self._updating = asyncio.Lock()  # one update over all switches at a time
 
     def connection(self, name: str) -> SwitchConnection | None:
         """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""
@@ -273,30 +341,19 @@ class Switches:
             self._publish("switch.drift", data)
 
     async def bring_all(self) -> dict[str, str]:
-        """Bring every connected switch to the intent, in parallel; returns what failed, by switch.
+        """Bring every connected switch to the intent, round by round; returns what failed, by switch.
 
         A switch that the intent no longer has loses our entries, as far as it is connected.
         """
-
-        async def bring(name: str) -> tuple[str, str | None]:
-            connection = self.connection(name)
-            if connection is None:
-                return name, f"switch {name} is not connected"
-            try:
-                await connection.bring_to(lambda: self._tables(name))
-            except ChannelError as error:
-                return name, str(error)
-            return name, None
-
-        wanted = self._target().tables.keys()
-        retired = [
-            connection for name, connection in self._connections.items() if name not in wanted and connection.known
-        ]
-        for connection in retired:
-            with contextlib.suppress(ChannelError):
-                await connection.bring_to(TableSet)
-        results = await asyncio.gather(*(bring(name) for name in sorted(wanted)))
-        return {name: reason for name, reason in results if reason is not None}
+        async with self._updating, contextlib.AsyncExitStack() as locks:
+            wanted = self._target().tables.keys()
+            there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
+            failed = {name: f"switch {name} is not connected" for name in wanted - there.keys()}
+            there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
+            for connection in there.values():
+                await locks.enter_async_context(connection.lock)
+            failed |= await Update(there, self._target()).run()
+        return {name: reason for name, reason in failed.items() if name in wanted}
 
     def report(self) -> dict[str, Any]:
         """Return the state of each switch as in the controller's observation."""

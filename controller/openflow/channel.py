@@ -21,11 +21,11 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
-from controller.compiler import Change, FlowChange
-from controller.flows import is_our_group, is_ours
+from controller.changes import Change, MeterChange
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
+from controller.flows import is_learned, is_our_group, is_our_meter, is_ours
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
-from controller.openflow.decode import decode_flow, decode_group
+from controller.openflow.decode import decode_flow, decode_group, decode_meter
 from controller.openflow.encode import encode_change
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
@@ -43,6 +43,7 @@ _WANTED = (
     _P.OFPBarrierReply,
     _P.OFPFlowStatsReply,
     _P.OFPGroupDescStatsReply,
+    _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
 )
@@ -206,6 +207,27 @@ class OpenFlowChannel(Channel):
                     future.exception()  # the first is raised above, nobody waits for the others
 
     async def apply(self, changes: Sequence[Change]) -> None:
+        meters = [change for change in changes if isinstance(change, MeterChange)]
+        await self._change_meters([change for change in meters if change.op != "-"])
+        await self._apply_bundle([change for change in changes if not isinstance(change, MeterChange)])
+        await self._change_meters([change for change in meters if change.op == "-"])
+
+    async def _change_meters(self, changes: Sequence[MeterChange]) -> None:
+        if not changes:
+            return
+        self._refusals.clear()
+        messages, sent = [], {}
+        for change in changes:
+            message = encode_change(self._datapath, change)
+            message.set_xid(self._new_xid())
+            messages.append(message)
+            sent[message.xid] = change
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, messages)
+        self._raise_refusals(sent)
+
+    async def _apply_bundle(self, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
         bundle = next(self._bundles)
         seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
         opens = self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST)
@@ -252,6 +274,8 @@ class OpenFlowChannel(Channel):
         [parts] = await self._ask([request], READ_SECONDS)
         for part in parts:
             for raw in part.body:
+                if is_learned(raw.cookie):
+                    continue
                 entry = decode_flow(raw) if is_ours(raw.cookie) else None
                 if entry is None:
                     foreign += 1
@@ -272,6 +296,11 @@ class OpenFlowChannel(Channel):
                     found.append(group)
         return GroupReading(tuple(found), foreign)
 
+    async def read_meters(self) -> MeterReading:
+        [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0, _O.OFPM_ALL)], READ_SECONDS)
+        found = (decode_meter(raw) for part in parts for raw in part.body if is_our_meter(raw.meter_id))
+        return MeterReading(tuple(meter for meter in found if meter is not None))
+
 
 def _chunks(messages: Sequence[Any]) -> Iterator[bytearray]:
     chunk = bytearray()
@@ -286,8 +315,7 @@ def _chunks(messages: Sequence[Any]) -> Iterator[bytearray]:
 
 
 def _change_text(change: Change) -> str:
-    text = texts.entry_text(change.entry) if isinstance(change, FlowChange) else texts.group_text(change.group)
-    return f"({change.op}) {text}"
+    return f"({change.op}) {texts.change_text(change)}"
 
 
 def _error_text(message: Any) -> str:

@@ -23,12 +23,15 @@ from controller.flows import (
     Goto,
     GroupEntry,
     Match,
+    Metered,
+    MeterEntry,
     Move,
     Output,
     OutputInPort,
     PopVlan,
     PushVlan,
     SetField,
+    ToController,
     ToGroup,
     full_mask,
     match,
@@ -81,7 +84,8 @@ def decode_match(found: Any) -> Match:
 def _decode_action(found: Any) -> Action:
     match found:
         case _P.OFPActionOutput():
-            return OutputInPort() if found.port == _O.OFPP_IN_PORT else Output(found.port)
+            reserved: dict[int, Action] = {_O.OFPP_IN_PORT: OutputInPort(), _O.OFPP_CONTROLLER: ToController()}
+            return reserved.get(found.port) or Output(found.port)
         case _P.OFPActionGroup():
             return ToGroup(found.group_id)
         case _P.OFPActionSetField():
@@ -102,8 +106,11 @@ def _decode_action(found: Any) -> Action:
 
 def _decode_instructions(instructions: list[Any]) -> tuple[Action, ...]:
     actions: list[Action] = []
-    for instruction in sorted(instructions, key=lambda one: one.type == _O.OFPIT_GOTO_TABLE):
-        if instruction.type == _O.OFPIT_GOTO_TABLE:
+    order = {_O.OFPIT_METER: 0, _O.OFPIT_GOTO_TABLE: 2}
+    for instruction in sorted(instructions, key=lambda one: order.get(one.type, 1)):
+        if instruction.type == _O.OFPIT_METER:
+            actions.append(Metered(instruction.meter_id))
+        elif instruction.type == _O.OFPIT_GOTO_TABLE:
             actions.append(Goto(instruction.table_id))
         elif instruction.type == _O.OFPIT_APPLY_ACTIONS:
             actions += [_decode_action(action) for action in instruction.actions]
@@ -119,6 +126,14 @@ def decode_flow(found: Any) -> FlowEntry | None:
         return FlowEntry(found.table_id, found.priority, decode_match(found.match), actions, found.cookie)
     except _Foreign:
         return None
+
+
+def decode_meter(found: Any) -> MeterEntry | None:
+    """Return the meter of an OFPMeterConfigStats, None if it cannot be one of ours."""
+    bands = found.bands
+    if len(bands) != 1 or not isinstance(bands[0], _P.OFPMeterBandDrop) or not found.flags & _O.OFPMF_PKTPS:
+        return None
+    return MeterEntry(found.meter_id, bands[0].rate, bands[0].burst_size)
 
 
 def decode_group(found: Any) -> GroupEntry | None:

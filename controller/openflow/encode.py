@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from os_ken.ofproto import nicira_ext, ofproto_v1_3, ofproto_v1_3_parser
 
-from controller.compiler import FlowChange, GroupChange
+from controller.changes import Change, FlowChange, GroupChange, MeterChange
 from controller.fabric import format_mac
 from controller.flows import (
     ETH_VLAN,
@@ -20,18 +20,22 @@ from controller.flows import (
     Goto,
     GroupEntry,
     Match,
+    Metered,
     Move,
     Output,
     OutputInPort,
     PopVlan,
     PushVlan,
+    Resubmit,
     SetField,
+    ToController,
     ToGroup,
     full_mask,
 )
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
-MAC_FIELDS = frozenset({"eth_src", "eth_dst", "arp_sha", "arp_tha"})
+MAC_FIELDS = frozenset({"eth_src", "eth_dst", "arp_sha", "arp_tha", "nd_tll"})
+ADDRESS6_FIELDS = frozenset({"ipv6_src", "ipv6_dst"})
 ADDRESS_FIELDS = frozenset({"ipv4_src", "ipv4_dst", "arp_spa", "arp_tpa"})
 IN_PORT_BITS = 16  # width of NXM_OF_IN_PORT
 
@@ -44,6 +48,8 @@ def _user(name: str, value: int) -> int | str:
     """Return a value as os-ken's interface takes it."""
     if name in MAC_FIELDS:
         return format_mac(value)
+    if name in ADDRESS6_FIELDS:
+        return str(IPv6Address(value))
     return str(IPv4Address(value)) if name in ADDRESS_FIELDS else value
 
 
@@ -73,17 +79,20 @@ _ENCODERS: dict[type, Callable[..., Any]] = {
     Output: lambda action: _P.OFPActionOutput(action.port, 0),
     OutputInPort: lambda action: _P.OFPActionOutput(_O.OFPP_IN_PORT, 0),
     ToGroup: lambda action: _P.OFPActionGroup(action.group),
+    Resubmit: lambda action: _P.NXActionResubmitTable(in_port=_O.OFPP_IN_PORT & 0xFFFF, table_id=action.table),
+    ToController: lambda action: _P.OFPActionOutput(_O.OFPP_CONTROLLER, _O.OFPCML_NO_BUFFER),
 }
 
 
 def encode_actions(actions: Iterable[Action]) -> list[Any]:
-    """Return OFPActions; Goto is an instruction and not among them."""
-    return [_ENCODERS[type(action)](action) for action in actions if not isinstance(action, Goto)]
+    """Return OFPActions; Goto and Metered are instructions and not among them."""
+    return [_ENCODERS[type(action)](action) for action in actions if not isinstance(action, Goto | Metered)]
 
 
 def _instructions(entry: FlowEntry) -> list[Any]:
     applied = encode_actions(entry.actions)
-    found = [_P.OFPInstructionActions(_O.OFPIT_APPLY_ACTIONS, applied)] if applied else []
+    found = [_P.OFPInstructionMeter(action.meter) for action in entry.actions if isinstance(action, Metered)]
+    found += [_P.OFPInstructionActions(_O.OFPIT_APPLY_ACTIONS, applied)] if applied else []
     return found + [_P.OFPInstructionGotoTable(action.table) for action in entry.actions if isinstance(action, Goto)]
 
 
@@ -118,6 +127,17 @@ def encode_group(datapath: Any, change: GroupChange) -> Any:
     return _P.OFPGroupMod(datapath, commands[change.op], _O.OFPGT_FF, change.group.group, buckets)
 
 
-def encode_change(datapath: Any, change: FlowChange | GroupChange) -> Any:
+def encode_meter(datapath: Any, change: MeterChange) -> Any:
+    """Return the OFPMeterMod of a change."""
+    commands = {"+": _O.OFPMC_ADD, "~": _O.OFPMC_MODIFY, "-": _O.OFPMC_DELETE}
+    flags = _O.OFPMF_PKTPS | _O.OFPMF_BURST | _O.OFPMF_STATS
+    meter = change.meter
+    bands = [] if change.op == "-" else [_P.OFPMeterBandDrop(rate=meter.rate, burst_size=meter.burst)]
+    return _P.OFPMeterMod(datapath, commands[change.op], flags, meter.meter, bands)
+
+
+def encode_change(datapath: Any, change: Change) -> Any:
     """Return the message of one change."""
-    return encode_flow(datapath, change) if isinstance(change, FlowChange) else encode_group(datapath, change)
+    if isinstance(change, FlowChange):
+        return encode_flow(datapath, change)
+    return encode_group(datapath, change) if isinstance(change, GroupChange) else encode_meter(datapath, change)

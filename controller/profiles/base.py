@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from controller.fabric import Intent, Inventory, Refusal
-from controller.flows import TableSet
+from controller.fabric import Intent, Inventory, Port, Refusal
+from controller.flows import FlowEntry, TableSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,11 @@ class Capabilities:
     """What a kind of switch can do.
 
     ``reflects``: whether it can send a packet out of the port on which it came in; where it is not ``yes``, nodes that
-    may talk must not share a host.
+    may talk must not share a host.  ``answers_neighbours``: ARP and neighbour discovery of border devices are answered
+    by entries, else those devices need static neighbours.  ``learns``: established connections to a service stay where
+    they are when slots move.  ``keeps_dark``: a node that is not admitted can be kept from sending, else its link is
+    down.  ``pins``: whether a source is held to its own address or to the subnet of its network.  ``fragments``: later
+    fragments can be told apart and dropped.  ``batch``: the most changes in one go, None where there is no such limit.
     """
 
     tables: int
@@ -25,10 +30,18 @@ class Capabilities:
     tcp_flags: bool
     atomic_bundle: bool
     reflects: Literal["yes", "no", "unknown"]
+    ipv6: bool
+    answers_neighbours: bool
+    learns: bool
+    keeps_dark: bool
+    pins: Literal["node", "network"]
+    fragments: bool
+    batch: int | None
+    reliable_barrier: bool
 
 
 class SwitchProfile(ABC):
-    """Turns intent into the entries of one switch.  Pure: the same intent gives the same entries."""
+    """Turns intent into the entries of switches of one kind.  Pure: the same intent gives the same entries."""
 
     @property
     @abstractmethod
@@ -44,6 +57,24 @@ class SwitchProfile(ABC):
     def faults(self, inventory: Inventory, switch: str) -> list[Refusal]:
         """Return every reason why this profile cannot serve ``switch`` in such a fabric."""
 
+    def intent_faults(self, intent: Intent, switch: str) -> list[Refusal]:
+        """Return every reason why this profile cannot make an intent true on ``switch``; none unless it says so."""
+        return []
+
+    def notes(self, intent: Intent, switch: str) -> list[str]:
+        """Return what the operator must do or know that entries cannot do, in words for people."""
+        return []
+
     @abstractmethod
-    def compile(self, intent: Intent, switch: str) -> TableSet:
-        """Return all entries and groups of ``switch``; ``intent`` has an inventory for which ``faults`` is empty."""
+    def compile(
+        self, intent: Intent, switches: Sequence[str], down: frozenset[Port] = frozenset()
+    ) -> Mapping[str, TableSet]:
+        """Return all entries, groups and meters of each of ``switches``, which are of this profile.
+
+        ``intent`` has an inventory for which ``faults`` is empty.  ``down`` are ports that have no carrier; a profile
+        with groups leaves them to the switch.
+        """
+
+    @abstractmethod
+    def is_egress(self, entry: FlowEntry) -> bool:
+        """Tell whether an entry only delivers what another switch has let in: it comes first and goes last."""

@@ -3,46 +3,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from controller.fabric import Border, Intent, Inventory, Refusal, Station
+from controller.fabric import Binding, Intent, Inventory, Port, Refusal
 from controller.flows import (
-    ETH_ARP,
-    ETH_IPV4,
+    ETH_LLDP,
+    OUR_TAG,
     VLAN_PRESENT,
     Action,
-    ClearInPort,
     FlowEntry,
     Goto,
     GroupEntry,
     Kind,
     Match,
-    Move,
-    OutputInPort,
+    Metered,
+    MeterEntry,
     PopVlan,
-    SetField,
     TableSet,
-    ToGroup,
+    ToController,
     crc_owner,
     make_cookie,
     match,
 )
 from controller.profiles.base import Capabilities, SwitchProfile
-from controller.profiles.openvswitch_nodes import TABLE_CLASSIFY, UNTAGGED, node_entries
-from controller.profiles.openvswitch_policy import BORDER_BIT, TABLE_POLICY, policy_table
-from controller.profiles.openvswitch_reach import TABLE_DELIVER, TABLE_FROM_TRUNK, Reach, reaches
-from controller.topology import Topology, loop_faults
+from controller.profiles.openvswitch_borders import TABLE_ADVERTISE, TABLE_RESOLVE, BorderEntries
+from controller.profiles.openvswitch_nodes import (
+    TABLE_CLASSIFY,
+    UNTAGGED,
+    delivery_entries,
+    member_entries,
+    member_pins,
+    pin_entries,
+)
+from controller.profiles.openvswitch_policy import policy_table
+from controller.profiles.openvswitch_reach import (
+    TABLE_DELIVER,
+    TABLE_FROM_TRUNK,
+    TABLE_TO_STATION,
+    Destination,
+    Ids,
+    Reach,
+    destination_key,
+    destinations,
+    ids_of,
+    reaches,
+)
+from controller.profiles.openvswitch_services import service_cookie, service_entries
+from controller.topology import Topology
 
-TABLE_ARP = 5
-
-ARP_REQUEST, ARP_REPLY = 1, 2
 MULTICAST_BIT = 1 << 40  # lowest bit of the first byte of a MAC address
+LLDP_MULTICAST = 0x0180C200000E  # IEEE 802.1AB, nearest bridge
 MAX_PORT = 0xFEFF  # NXM_OF_IN_PORT has 16 bits and Open vSwitch keeps 0xff00 and above
+
+METER_TO_CONTROLLER = OUR_TAG << 8 | 1
+PACKETS_TO_CONTROLLER = 200  # in a second, from all ports of one switch
+BURST_TO_CONTROLLER = 100
+
+_EGRESS_TABLES = frozenset({TABLE_FROM_TRUNK, TABLE_TO_STATION})
 
 
 class OpenVSwitchProfile(SwitchProfile):
-    """Several tables, fast-failover groups, transit VLAN on trunks, atomic bundles."""
+    """Several tables, fast-failover groups, learned entries, transit VLAN on trunks, atomic bundles."""
 
     @property
     def name(self) -> str:
@@ -50,11 +72,26 @@ class OpenVSwitchProfile(SwitchProfile):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(tables=254, groups=True, push_vlan=True, tcp_flags=True, atomic_bundle=True, reflects="yes")
+        return Capabilities(
+            tables=254,
+            groups=True,
+            push_vlan=True,
+            tcp_flags=True,
+            atomic_bundle=True,
+            reflects="yes",
+            ipv6=True,
+            answers_neighbours=True,
+            learns=True,
+            keeps_dark=True,
+            pins="node",
+            fragments=True,
+            batch=None,
+            reliable_barrier=True,
+        )
 
     def faults(self, inventory: Inventory, switch: str) -> list[Refusal]:
-        found = loop_faults(inventory)
-        for station in (*inventory.hosts.values(), *inventory.borders.values()):
+        found = []
+        for station in inventory.stations:
             numbers = [port.number for port in station.ports if port.switch == switch]
             if len(numbers) > 1:
                 ports = " and ".join(map(str, numbers))
@@ -67,101 +104,153 @@ class OpenVSwitchProfile(SwitchProfile):
             ]
         return found
 
-    def compile(self, intent: Intent, switch: str) -> TableSet:
+    def compile(
+        self, intent: Intent, switches: Sequence[str], down: frozenset[Port] = frozenset()
+    ) -> Mapping[str, TableSet]:
         assert intent.inventory is not None
-        topology = Topology.of(intent.inventory)
-        found = reaches(intent.inventory, topology, switch)
-        pipeline = _Pipeline(intent, intent.inventory, switch, topology, found)
-        return TableSet.of(pipeline.entries(), pipeline.groups())
+        shared = _Shared.of(intent, intent.inventory)
+        return {switch: _Pipeline(shared, switch, *shared.seen_from(switch)).tables() for switch in switches}
+
+    def is_egress(self, entry: FlowEntry) -> bool:
+        return entry.table in _EGRESS_TABLES
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What is the same on every switch."""
+
+    intent: Intent
+    inventory: Inventory
+    avoiding: Topology
+    every: Topology
+    destinations: tuple[Destination, ...]
+    ids: Mapping[str, Ids]
+    generation: int
+    entries: tuple[FlowEntry, ...]
+    meter: MeterEntry
+
+    @classmethod
+    def of(cls, intent: Intent, inventory: Inventory) -> _Shared:
+        vlans: dict[str, set[int]] = {}
+        for binding in intent.bindings.values():
+            vlan = intent.networks[binding.network].vlan
+            if inventory.hosts[binding.host].tagged and vlan is not None:
+                vlans.setdefault(binding.host, set()).add(vlan)
+        found = tuple(destinations(inventory, vlans))
+        return cls(
+            intent=intent,
+            inventory=inventory,
+            avoiding=Topology.of(inventory),
+            every=Topology.of(inventory, avoid_maintained=False),
+            destinations=found,
+            ids=ids_of(found),
+            generation=intent.generations.get("inventory", 0),
+            entries=(*policy_table(intent, inventory), *service_entries(intent)),
+            meter=MeterEntry(METER_TO_CONTROLLER, PACKETS_TO_CONTROLLER, BURST_TO_CONTROLLER),
+        )
+
+    def seen_from(self, switch: str) -> tuple[Topology, Mapping[str, Reach]]:
+        """Return the topology that a switch goes by, and its reach of every destination.
+
+        A switch in maintenance still forwards what comes to it, by every way that there is.
+        """
+        maintained = self.inventory.switches[switch].maintenance
+        topology = self.every if maintained else self.avoiding
+        return topology, reaches(self.inventory, topology, switch, self.destinations, self.ids)
+
+    def vlan_at(self, binding: Binding, port: int, switch: str) -> int | None:
+        """Return the tag that a node's frames carry on a port of its host."""
+        tagged = Port(switch, port) in self.inventory.hosts[binding.host].tagged
+        return self.intent.networks[binding.network].vlan if tagged else None
+
+    def destination_of(self, binding: Binding) -> str:
+        """Return the key of the destination behind which a node is."""
+        tagged = bool(self.inventory.hosts[binding.host].tagged)
+        vlan = self.intent.networks[binding.network].vlan if tagged else None
+        return destination_key(binding.host, Kind.HOST, vlan)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pipeline:
     """All entries of one switch."""
 
-    intent: Intent
-    inventory: Inventory
+    shared: _Shared
     switch: str
     topology: Topology
     reaches: Mapping[str, Reach]
 
-    def entries(self) -> Iterator[FlowEntry]:
-        yield from self._base()
-        for host in self.inventory.hosts.values():
-            yield from self._spoof_counter(host, Kind.HOST)
-        for border in self.inventory.borders.values():
-            yield from self._spoof_counter(border, Kind.BORDER)
-            yield from self._border(border)
-        yield from policy_table(self.intent, self.inventory)
-        for node, binding in self.intent.bindings.items():
-            seq = self.intent.seqs.get(f"binding/{node}", 0)
-            reach = self.reaches[f"host/{binding.host}"]
-            yield from node_entries(binding, self.intent.networks[binding.network].number, seq, reach)
+    def tables(self) -> TableSet:
+        return TableSet.of(self._entries(), self._groups(), (self.shared.meter,))
 
-    def groups(self) -> Iterator[GroupEntry]:
-        return (reach.group_entry() for reach in self.reaches.values() if reach.reachable)
+    def _groups(self) -> Iterator[GroupEntry]:
+        for reach in self.reaches.values():
+            yield from reach.groups()
 
-    def _of_inventory(
-        self, kind: Kind, owner: int, table: int, priority: int, what: Match, actions: tuple[Action, ...] = ()
-    ) -> FlowEntry:
-        cookie = make_cookie(kind, owner, self.intent.seqs.get("inventory", 0))
-        return FlowEntry(table, priority, what, actions, cookie)
+    def _entries(self) -> Iterator[FlowEntry]:
+        trunks = self.topology.trunks[self.switch]
+        yield from self._base(tuple(trunks))
+        yield from self.shared.entries
+        for border in self.shared.inventory.borders.values():
+            reach = self.reaches[destination_key(border.name, Kind.BORDER, None)]
+            yield from BorderEntries(border, reach, self.shared.generation, bool(trunks))
+        if trunks:
+            for reach in self.reaches.values():
+                yield from reach.entries(self.shared.generation)
+        yield from self._nodes(bool(trunks))
+        yield from self._members(bool(trunks))
 
-    def _base(self) -> Iterator[FlowEntry]:
-        tables = (TABLE_CLASSIFY, TABLE_ARP, TABLE_DELIVER, TABLE_FROM_TRUNK)
-        for table in tables:
-            yield self._of_inventory(Kind.BASE, 0, table, 0, match())
-        yield self._of_inventory(Kind.BASE, 0, TABLE_CLASSIFY, 2, match(eth_dst=(MULTICAST_BIT, MULTICAST_BIT)))
-        transit = VLAN_PRESENT | self.inventory.transit_vlan
-        arrives = (PopVlan(), Goto(TABLE_FROM_TRUNK))
-        for port in self.topology.trunks[self.switch]:
-            yield self._of_inventory(Kind.BASE, 0, TABLE_CLASSIFY, 1, match(in_port=port))
-            yield self._of_inventory(Kind.BASE, 0, TABLE_CLASSIFY, 400, match(in_port=port, vlan_vid=transit), arrives)
+    def _base_entry(self, table: int, priority: int, what: Match, *actions: Action) -> FlowEntry:
+        return FlowEntry(table, priority, what, actions, make_cookie(Kind.BASE, 0, self.shared.generation))
 
-    def _spoof_counter(self, station: Station, kind: Kind) -> Iterator[FlowEntry]:
-        port = station.port_on(self.switch)
-        if port is not None:
-            yield self._of_inventory(kind, crc_owner(station.name), TABLE_CLASSIFY, 1, match(in_port=port))
+    def _base(self, trunks: tuple[int, ...]) -> Iterator[FlowEntry]:
+        """Yield what every port has.  Table 0 has no entry for all ports: other ports may be other people's."""
+        for table in (TABLE_RESOLVE, TABLE_ADVERTISE, TABLE_DELIVER, TABLE_FROM_TRUNK, TABLE_TO_STATION):
+            yield self._base_entry(table, 0, match())
+        transit = VLAN_PRESENT | self.shared.inventory.transit_vlan
+        for port in trunks:
+            arrives = match(in_port=port, vlan_vid=transit)
+            yield self._base_entry(TABLE_CLASSIFY, 400, arrives, PopVlan(), Goto(TABLE_FROM_TRUNK))
+            yield self._base_entry(TABLE_CLASSIFY, 1, match(in_port=port))
+        for station in self.shared.inventory.stations:
+            port_here = station.port_on(self.switch)
+            if port_here is not None:
+                kind = Kind.BORDER if station.name in self.shared.inventory.borders else Kind.HOST
+                cookie = make_cookie(kind, crc_owner(station.name), self.shared.generation)
+                yield FlowEntry(TABLE_CLASSIFY, 1, match(in_port=port_here), (), cookie)
+        for port in self.shared.inventory.ports(self.switch):
+            lldp = match(in_port=port, vlan_vid=UNTAGGED, eth_dst=LLDP_MULTICAST, eth_type=ETH_LLDP)
+            yield self._base_entry(TABLE_CLASSIFY, 350, lldp, Metered(METER_TO_CONTROLLER), ToController())
+            multicast = match(in_port=port, eth_dst=(MULTICAST_BIT, MULTICAST_BIT))
+            yield self._base_entry(TABLE_CLASSIFY, 2, multicast)
 
-    def _border(self, border: Border) -> Iterator[FlowEntry]:
-        prefix = (int(border.prefix.network_address), int(border.prefix.netmask))
-        register = BORDER_BIT | border.number
-        gateway = int(border.gateway)
-        owner = crc_owner(border.name)
+    def _nodes(self, has_trunks: bool) -> Iterator[FlowEntry]:
+        intent, mac = self.shared.intent, self.shared.inventory.mac
+        for node, binding in intent.bindings.items():
+            generation = intent.generations.get(f"binding/{node}", 0)
+            reach = self.reaches[self.shared.destination_of(binding)]
+            if reach.port is not None:
+                vlan = self.shared.vlan_at(binding, reach.port, self.switch)
+                yield from pin_entries(binding, intent.networks[binding.network].number, generation, reach.port, vlan)
+            if reach.reachable:
+                for entry in delivery_entries(binding, generation, reach.ids.first, mac):
+                    if has_trunks or entry.table != TABLE_FROM_TRUNK:
+                        yield entry
 
-        def entry(table: int, priority: int, what: Match, *actions: Action) -> FlowEntry:
-            return self._of_inventory(Kind.BORDER, owner, table, priority, what, actions)
-
-        port = border.port_on(self.switch)
-        if port is not None:
-            enters = SetField("reg0", register)
-            yield entry(
-                TABLE_CLASSIFY,
-                300,
-                match(in_port=port, vlan_vid=UNTAGGED, eth_dst=self.inventory.mac, eth_type=ETH_IPV4, ipv4_src=prefix),
-                enters,
-                Goto(TABLE_POLICY),
-            )
-            asks = match(in_port=port, vlan_vid=UNTAGGED, eth_type=ETH_ARP, arp_spa=prefix)
-            yield entry(TABLE_CLASSIFY, 300, asks, enters, Goto(TABLE_ARP))
-            request = match(reg0=register, eth_type=ETH_ARP, arp_op=ARP_REQUEST, arp_tpa=gateway)
-            yield entry(TABLE_ARP, 100, request, *self._arp_answer(gateway))
-        reach = self.reaches[f"border/{border.name}"]
-        if reach.reachable:
-            yield entry(TABLE_DELIVER, 150, match(eth_type=ETH_IPV4, ipv4_dst=gateway))
-            there = match(eth_type=ETH_IPV4, ipv4_dst=prefix)
-            yield entry(TABLE_DELIVER, 100, there, *reach.rewrite(border.peer_mac), ClearInPort(), ToGroup(reach.group))
-        for what, actions in reach.from_trunk(border.peer_mac, prefix):
-            yield entry(TABLE_FROM_TRUNK, 100, what, *actions)
-
-    def _arp_answer(self, gateway: int) -> tuple[Action, ...]:
-        return (
-            Move("eth_src", "eth_dst"),
-            SetField("eth_src", self.inventory.mac),
-            SetField("arp_op", ARP_REPLY),
-            Move("arp_sha", "arp_tha"),
-            Move("arp_spa", "arp_tpa"),
-            SetField("arp_sha", self.inventory.mac),
-            SetField("arp_spa", gateway),
-            OutputInPort(),
-        )
+    def _members(self, has_trunks: bool) -> Iterator[FlowEntry]:
+        """Yield how the nodes of networks with a service address are reached, and answer from it."""
+        intent, mac = self.shared.intent, self.shared.inventory.mac
+        for binding in intent.bindings.values():
+            service = intent.services.get(binding.network)
+            if service is None or not binding.phase.serves:
+                continue
+            reach = self.reaches[self.shared.destination_of(binding)]
+            cookie = service_cookie(service, intent)
+            addresses = (service.address, service.address6)
+            if reach.port is not None:
+                vlan = self.shared.vlan_at(binding, reach.port, self.switch)
+                number = intent.networks[binding.network].number
+                yield from member_pins(binding, number, cookie, addresses, reach.port, vlan)
+            if reach.reachable:
+                for entry in member_entries(binding, cookie, addresses, reach.ids.first, mac):
+                    if has_trunks or entry.table != TABLE_FROM_TRUNK:
+                        yield entry

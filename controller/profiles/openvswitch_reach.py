@@ -1,35 +1,42 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How hosts and borders are reached from one switch: groups, trunks, and table 31 (``docs/fabric.md``)."""
+"""How stations are reached in the Open vSwitch pipeline: groups and table 32 (``docs/fabric.md``, "Two walks").
+
+Walk 1 goes to the nearest home of a station, its source MAC is the fabric's.  Where the port there is down, or no way
+is left, walk 2 goes to one certain home: its source MAC is that home's mark.  There is no third walk.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from controller.fabric import Inventory, Station
 from controller.flows import (
-    ETH_IPV4,
     OUR_TAG,
     VLAN_PRESENT,
     Action,
     Bucket,
+    ClearInPort,
+    FlowEntry,
     GroupEntry,
-    Match,
+    Kind,
     Output,
     PushVlan,
     SetField,
+    ToGroup,
+    crc_owner,
+    make_cookie,
     match,
 )
 from controller.topology import Topology
 
 TABLE_DELIVER = 30
 TABLE_FROM_TRUNK = 31
+TABLE_TO_STATION = 32
 
 
-@lru_cache(maxsize=16)
-def group_ids(names: tuple[str, ...]) -> Mapping[str, int]:
+def group_ids(names: Iterable[str]) -> Mapping[str, int]:
     """Give each name a group id that stays when other names come and go, unless their hashes collide."""
     ids: dict[str, int] = {}
     used: set[int] = set()
@@ -42,65 +49,153 @@ def group_ids(names: tuple[str, ...]) -> Mapping[str, int]:
     return ids
 
 
+def mark(fabric_mac: int, home: int) -> int:
+    """Return the source MAC of walk 2 towards a station's home with this number, from 0."""
+    return fabric_mac & ~0xFF | (fabric_mac + 1 + home) & 0xFF
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A station, and the VLAN that its frames carry on its tagged ports (a host has one for each network there)."""
+
+    key: str
+    station: Station
+    kind: Kind
+    vlan: int | None = None
+
+
+def destination_key(station: str, kind: Kind, vlan: int | None) -> str:
+    """Return the name of a destination: ``host/h1``, ``host/h1@120``, ``border/edge``."""
+    return f"{kind.name.lower()}/{station}" + (f"@{vlan}" if vlan is not None else "")
+
+
+def destinations(inventory: Inventory, vlans: Mapping[str, Iterable[int]]) -> Iterator[Destination]:
+    """Yield every destination; ``vlans`` are those of the networks that tagged hosts have nodes of."""
+    for name, host in inventory.hosts.items():
+        yield Destination(destination_key(name, Kind.HOST, None), host, Kind.HOST)
+        for vlan in sorted(set(vlans.get(name, ()))):
+            yield Destination(destination_key(name, Kind.HOST, vlan), host, Kind.HOST, vlan)
+    for name, border in inventory.borders.items():
+        yield Destination(destination_key(name, Kind.BORDER, None), border, Kind.BORDER, border.vlan)
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The group ids of one destination: for walk 1, and for walk 2 through a switch to each home."""
+
+    first: int
+    second: tuple[int, ...]
+
+
+def ids_of(found: Iterable[Destination]) -> Mapping[str, Ids]:
+    """Return the group ids of every destination."""
+    listed = list(found)
+    names = [one.key for one in listed]
+    names += [f"{one.key}>{home}" for one in listed for home in range(len(one.station.homes))]
+    ids = group_ids(names)
+    return {
+        one.key: Ids(ids[one.key], tuple(ids[f"{one.key}>{home}"] for home in range(len(one.station.homes))))
+        for one in listed
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How a host or border is reached from one switch.
+    """How one destination is reached from one switch.
 
-    ``trunks`` lead to its other switches, the nearest first; ``onward`` tells for each trunk on which a frame comes in
-    through which one it goes on, where the station has no port here; ``has_trunks`` whether this switch has any.
+    ``first`` are the trunks of walk 1; ``second`` those of walk 2 to each home; ``home`` is the number of this switch
+    among the homes, None where it is none.
     """
 
-    group: int
+    destination: Destination
+    ids: Ids
     port: int | None
-    trunks: tuple[int, ...]
-    onward: tuple[tuple[int, int], ...]
-    has_trunks: bool
+    home: int | None
+    first: tuple[int, ...]
+    second: tuple[tuple[int, ...], ...]
     mac: int
     transit_vlan: int
 
     @property
     def reachable(self) -> bool:
         """Tell whether there is any way to it."""
-        return self.port is not None or bool(self.trunks)
+        return self.port is not None or bool(self.first)
 
-    def group_entry(self) -> GroupEntry:
-        """Return its group: the port here, then the trunks."""
-        local = () if self.port is None else (Bucket(self.port, (Output(self.port),)),)
-        return GroupEntry(self.group, local + tuple(Bucket(trunk, self._into(trunk)) for trunk in self.trunks))
+    def groups(self) -> Iterator[GroupEntry]:
+        """Yield the groups of the destination on this switch."""
+        if not self.reachable:
+            return
+        buckets = [] if self.port is None else [Bucket(self.port, self._to_port(self.port))]
+        buckets += [Bucket(trunk, self._into(trunk)) for trunk in self.first]
+        used = set(self.first)
+        for home, trunks in enumerate(self.second):
+            marked = SetField("eth_src", mark(self.mac, home))
+            buckets += [Bucket(trunk, (marked, *self._into(trunk))) for trunk in trunks if trunk not in used]
+            used.update(trunks)
+        yield GroupEntry(self.ids.first, tuple(buckets))
+        for home, trunks in enumerate(self.second):
+            if trunks and self._marked(home):
+                yield GroupEntry(self.ids.second[home], tuple(Bucket(trunk, self._into(trunk)) for trunk in trunks))
 
-    def rewrite(self, mac: int) -> tuple[Action, ...]:
-        """Return the actions that address a packet to a station."""
-        return (SetField("eth_src", self.mac), SetField("eth_dst", mac))
+    def entries(self, generation: int) -> Iterator[FlowEntry]:
+        """Yield the entries of table 32: register 5 is the destination."""
+        if not self.reachable:
+            return
+        station = self.destination.station
+        cookie = make_cookie(self.destination.kind, crc_owner(station.name), generation)
+        to_group = (ClearInPort(), ToGroup(self.ids.first))
+        yield FlowEntry(TABLE_TO_STATION, 50, match(reg5=self.ids.first), to_group, cookie)
+        for home, trunks in enumerate(self.second):
+            if not self._marked(home):
+                continue
+            what = match(reg5=self.ids.first, eth_src=mark(self.mac, home))
+            actions: tuple[Action, ...] = ()
+            if home == self.home and self.port is not None:
+                actions = (SetField("eth_src", self.mac), *self._to_port(self.port))
+            elif trunks:
+                actions = (ToGroup(self.ids.second[home]),)
+            yield FlowEntry(TABLE_TO_STATION, 100, what, actions, cookie)
 
-    def from_trunk(self, mac: int, address: int | tuple[int, int]) -> Iterator[tuple[Match, tuple[Action, ...]]]:
-        """Yield what table 31 does with frames to an address behind it."""
-        if self.port is not None and self.has_trunks:
-            yield match(eth_type=ETH_IPV4, ipv4_dst=address), (*self.rewrite(mac), Output(self.port))
-        for trunk, out in self.onward:
-            yield match(in_port=trunk, eth_type=ETH_IPV4, ipv4_dst=address), self._into(out)
+    def _marked(self, home: int) -> bool:
+        """Tell whether a frame of walk 2 to a home can come here: only where the station has another one."""
+        return len(self.second) > 1 and (home == self.home or bool(self.second[home]))
+
+    def _to_port(self, port: int) -> tuple[Action, ...]:
+        vlan = self.destination.vlan
+        tagged = any(one.number == port and one.switch == self._switch for one in self.destination.station.tagged)
+        return (*_tag(vlan), Output(port)) if vlan is not None and tagged else (Output(port),)
+
+    @property
+    def _switch(self) -> str | None:
+        return None if self.home is None else self.destination.station.homes[self.home]
 
     def _into(self, trunk: int) -> tuple[Action, ...]:
-        return (PushVlan(), SetField("vlan_vid", VLAN_PRESENT | self.transit_vlan), Output(trunk))
+        return (*_tag(self.transit_vlan), Output(trunk))
 
 
-def reaches(inventory: Inventory, topology: Topology, switch: str) -> Mapping[str, Reach]:
-    """Return the reach of every station: ``host/<name>`` and ``border/<name>``."""
-    stations: dict[str, Station] = {f"host/{name}": host for name, host in inventory.hosts.items()}
-    stations |= {f"border/{name}": border for name, border in inventory.borders.items()}
-    ids = group_ids(tuple(stations))
-    found = {}
-    for key, station in stations.items():
-        port = station.port_on(switch)
-        onward = []
-        for trunk in topology.trunks[switch] if port is None else ():
-            onward += [(trunk, out) for out in topology.towards(switch, station, came_from=trunk)[:1]]
-        found[key] = Reach(
-            group=ids[key],
-            port=port,
-            trunks=topology.towards(switch, station),
-            onward=tuple(onward),
-            has_trunks=bool(topology.trunks[switch]),
+def _tag(vlan: int) -> tuple[Action, ...]:
+    return (PushVlan(), SetField("vlan_vid", VLAN_PRESENT | vlan))
+
+
+def reaches(
+    inventory: Inventory, topology: Topology, switch: str, found: Iterable[Destination], ids: Mapping[str, Ids]
+) -> Mapping[str, Reach]:
+    """Return the reach of every destination from a switch, by the destination's key."""
+    result = {}
+    for one in found:
+        station = one.station
+        homes = topology.homes(station)
+        result[one.key] = Reach(
+            destination=one,
+            ids=ids[one.key],
+            port=station.port_on(switch),
+            home=station.homes.index(switch) if switch in station.homes else None,
+            first=() if switch in homes else topology.nearer(switch, homes),
+            second=tuple(
+                () if home == switch or home not in homes else topology.nearer(switch, (home,))
+                for home in station.homes
+            ),
             mac=inventory.mac,
             transit_vlan=inventory.transit_vlan,
         )
-    return found
+    return result

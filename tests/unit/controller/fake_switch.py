@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
-from controller.compiler import Change, patched
+from controller.changes import Change, patched
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
 from controller.flows import TableSet
 
 
@@ -55,6 +55,10 @@ class FakeSwitch(Channel):
     async def read_groups(self) -> GroupReading:
         self._check()
         return GroupReading(tuple(self.tables.groups.values()), 0)
+
+    async def read_meters(self) -> MeterReading:
+        self._check()
+        return MeterReading(tuple(self.tables.meters.values()))
 
     def close(self, reason: str) -> None:
         if not self._end.done():

@@ -11,6 +11,7 @@ from typing import Any
 from controller.compiler import Compilation, compile_documents
 from controller.evaluate import ip_packet
 from controller.fabric import Document, Intent, Port, parse_mac
+from controller.families import IPV4
 from controller.flows import PROTO_TCP, PROTO_UDP, TCP_ACK, TCP_SYN
 
 Json = dict[str, Any]
@@ -130,10 +131,11 @@ def packet(intent: Intent, source: str, target: str, **fields: int) -> dict[str,
     """Return a packet as ``source`` sends it towards ``target``, to the fabric MAC."""
     mac = parse_mac(EDGE_MAC) if source == "edge" else intent.bindings[source].mac
     return ip_packet(
+        IPV4,
         eth_src=mac,
         eth_dst=parse_mac(FABRIC_MAC),
-        ipv4_src=address(intent, source),
-        ipv4_dst=address(intent, target),
+        source=address(intent, source),
+        target=address(intent, target),
         **fields,
     )
 

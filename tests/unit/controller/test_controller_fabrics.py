@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controller.compiler import Compilation, compile_documents, difference, patched
+from controller.changes import difference, patched
+from controller.compiler import Compilation, compile_documents
 from controller.evaluate import Fabric, Trace, overlapping
 from controller.fabric import Intent, Phase, Port, parse_mac
 from controller.flows import PROTO_ICMP, PROTO_TCP, PROTO_UDP, TCP_ACK, TCP_SYN, TableSet

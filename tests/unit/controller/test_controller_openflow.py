@@ -8,7 +8,7 @@ from typing import Any
 from os_ken.ofproto import ofproto_parser, ofproto_v1_3
 from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 
-from controller.compiler import FlowChange, GroupChange
+from controller.changes import FlowChange, GroupChange
 from controller.flows import TableSet, match
 from controller.openflow.decode import decode_flow, decode_group
 from controller.openflow.encode import encode_change, encode_match
