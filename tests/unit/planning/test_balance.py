@@ -23,7 +23,7 @@ from odyssey.planning import (
 from odyssey.services.wish import ApplyPlatform, SetInventory, WeighNode
 from tests.unit.planning.worlds import Json, World, check, inventory, network, opening, platform, service, snapshot
 
-ONE_TABLE = {"profile": "alliedtelesis", "reflects": "yes"}
+ONE_TABLE: Json = {"profile": "alliedtelesis", "reflects": "yes"}
 
 
 def web(count: int = 2, **more: Any) -> Json:
@@ -32,7 +32,7 @@ def web(count: int = 2, **more: Any) -> Json:
     return platform({"client": network(1, count=2, dependsOn={"web": opening(80)}), "web": document})
 
 
-def running(document: Json, **switches: str) -> World:
+def running(document: Json, **switches: Any) -> World:
     """A world in which a platform runs."""
     world = World(snapshot({"inventory": inventory(**switches)}))
     world.wish(ApplyPlatform(document))
