@@ -195,11 +195,11 @@ class Inventory:
         """Tell whether the switches of a host can keep a node dark whose link is up."""
         return all(switch.facts.keeps_dark for switch in self.switches_of(host))
 
-    def for_controller(self, maintenance: Mapping[str, Maintenance] | None = None) -> dict[str, Any]:
+    def for_controller(self, maintenance: Mapping[str, Maintenance]) -> dict[str, Any]:
         """The controller's document ``inventory``: the fabric, where each host is attached, what is out of use."""
         hosts = {name: {"attachments": host["attachments"]} for name, host in self.document["hosts"].items()}
         fabric = dict(self.document["fabric"])
-        if maintenance:
+        if maintenance:  # else the document stands as it is: it may be large
             fabric["switches"] = {
                 name: {**switch, **(maintenance[name].for_controller() if name in maintenance else {})}
                 for name, switch in fabric["switches"].items()
