@@ -14,6 +14,8 @@ from rdmp.records import TxProgress, TxRecord
 
 Progress = Callable[[Mapping[str, Any]], None]
 _Packets = Mapping[int, int] | None
+_ALL = "all"
+"""Stands for the ports of a switch whose counters cannot be read."""
 _RATE_SECONDS = 1.0
 """Over how many seconds the packets of a port are counted."""
 
@@ -80,7 +82,7 @@ class StepRunner:
 def _rates(before: _Packets, after: _Packets, seconds: float) -> dict[str, float | None]:
     """Packets a second of each port; None where the counters could not be read or began anew."""
     if before is None or after is None:
-        return {"all": None}
+        return {_ALL: None}
     return {
         str(port): round((count - before[port]) / seconds, 1) if count >= before[port] else None
         for port, count in after.items()
@@ -88,6 +90,8 @@ def _rates(before: _Packets, after: _Packets, seconds: float) -> dict[str, float
 
 
 def _loud(switch: str, rates: Mapping[str, float | None]) -> str:
+    if _ALL in rates:
+        return f"the controller cannot read the port counters of {switch}, so nobody knows what still uses it"
     told = ", ".join(
         f"port {port}: {'unknown' if rate is None else f'{rate:g} packets/s'}" for port, rate in rates.items()
     )

@@ -76,13 +76,13 @@ def test_traffic_that_does_not_end_is_told_by_port() -> None:
 def test_silence_is_not_believed_without_counters() -> None:
     """A switch that nobody sees may still forward."""
     found, told = wait(Counters(None), timeout=3 * SAMPLE)
-    assert found is not None and "unknown" in found
+    assert found is not None and "cannot read the port counters of sw2" in found
     assert {message["ports"]["all"] for message in told} == {None}
 
 
 def test_a_port_that_the_controller_does_not_tell_is_unknown() -> None:
     found, _ = wait(Counters(ports(p1=0)), timeout=3 * SAMPLE)
-    assert found is not None and "unknown" in found
+    assert found is not None and "cannot read" in found
 
 
 def test_counters_that_began_anew_are_no_silence() -> None:
