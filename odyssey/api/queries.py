@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from odyssey.api.cabling import Cabling
 from odyssey.api.parameters import text
 from odyssey.model.naming import CONTROLLER, maintenance_document
 from odyssey.model.state import WEIGHT
@@ -33,6 +34,7 @@ class Queries:
         self._calls = calls
         self._questions = questions
         self._hub = hub
+        self.cabling = Cabling(view, questions)
 
     async def status(self, _params: Params) -> Answer:
         """Who leads, who is connected, how transactions stand."""
