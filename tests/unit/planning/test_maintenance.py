@@ -226,6 +226,14 @@ def test_a_switch_that_joins_others_is_kept() -> None:
     assert switch(world) == {"maintenance": True, "isolated": True}
 
 
+def test_what_is_apart_anyway_keeps_no_switch_in_use() -> None:
+    document = chain()
+    document["fabric"]["links"] = document["fabric"]["links"][:1]
+    world = World(snapshot({"inventory": document}, hosts=2))
+    world.reach(ON)
+    assert switch(world) == {"maintenance": True, "isolated": True}
+
+
 def test_an_unknown_switch_is_refused() -> None:
     assert "sw1, sw2" in reasons(running().state, MaintenanceGoal("sw9", on=True))
 

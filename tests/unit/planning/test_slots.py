@@ -111,6 +111,13 @@ def test_the_same_again_moves_nothing(history: tuple[int, dict[str, int], tuple[
     assert assign(slots, weights, size) == slots
 
 
+def test_of_equal_claims_that_of_the_holder_counts() -> None:
+    """One of three equal nodes has two of four slots: the one that has them already, whatever it is called."""
+    before = assign((), {"a": 100, "b": 100, "c": 130}, 4)
+    assert Counter(before)["c"] == 2
+    assert assign(before, {"a": 100, "b": 100, "c": 100}, 4) == before
+
+
 def test_slots_of_one_node_do_not_lie_side_by_side() -> None:
     slots = assign((), dict.fromkeys(names(4), 100), 64)
     assert slots == tuple(names(4)) * 16
