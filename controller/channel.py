@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.changes import Change
-from controller.flows import FlowEntry, GroupEntry
+from controller.flows import FlowEntry, GroupEntry, MeterEntry
 
 
 class ChannelError(Exception):
@@ -27,10 +27,11 @@ class CountedEntry:
 
 @dataclass(frozen=True, slots=True)
 class FlowReading:
-    """Entries with our tag that a switch holds, and how many others it holds."""
+    """Entries with our tag that a switch holds, how many others, and how many that it learned for connections."""
 
     entries: tuple[CountedEntry, ...]
     foreign: int
+    learned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,13 @@ class GroupReading:
 
     groups: tuple[GroupEntry, ...]
     foreign: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """Meters with our tag that a switch holds; the rate of one that is not of our kind is 0."""
+
+    meters: tuple[MeterEntry, ...]
 
 
 class Channel(ABC):
@@ -58,6 +66,7 @@ class Channel(ABC):
     async def apply(self, changes: Sequence[Change]) -> None:
         """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
 
+        Meters are the exception: they come before everything else and go after it, since no bundle takes them.
         If the connection ends meanwhile, it is not known whether they were made.
         """
 
@@ -68,6 +77,25 @@ class Channel(ABC):
     @abstractmethod
     async def read_groups(self) -> GroupReading:
         """Read all groups; raises ChannelError."""
+
+    @abstractmethod
+    async def read_meters(self) -> MeterReading:
+        """Read all meters; raises ChannelError."""
+
+    @abstractmethod
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        """Set ports up or down as an administrator does; returns how many were otherwise.  Raises ChannelError.
+
+        The other end of the cable loses its carrier with a port that is down.
+        """
+
+    @abstractmethod
+    def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
+        """Have ``listener`` called, in the event loop, with port and frame of every packet that the switch sends us."""
+
+    @abstractmethod
+    async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        """Let frames leave by ports; raises ChannelError.  Nobody tells whether they did."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

@@ -51,6 +51,18 @@ class Compilation:
         """Return the name of an owner (a cookie without generation); ``unknown`` where the intent does not have it."""
         return self.owners.get(owner, f"unknown {owner:#018x}")
 
+    def is_egress(self, switch: str, entry: FlowEntry) -> bool:
+        """Tell whether an entry of a switch only delivers what another switch has let in."""
+        inventory = self.intent.inventory
+        if inventory is None or switch not in inventory.switches:
+            return False
+        return PROFILES[inventory.switches[switch].profile].is_egress(entry)
+
+    def in_maintenance(self, switch: str) -> bool:
+        """Tell whether a switch is out of use."""
+        inventory = self.intent.inventory
+        return inventory is not None and switch in inventory.switches and inventory.switches[switch].maintenance
+
     def capacity(self, switch: str) -> int:
         """Return how many entries a switch may hold."""
         assert self.intent.inventory is not None

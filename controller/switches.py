@@ -11,19 +11,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from controller import texts
-from controller.changes import Change, FlowChange, difference
+from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
 from controller.channel import Channel, ChannelError, FlowReading
 from controller.compiler import Compilation
+from controller.fabric import Switch
 from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.rounds import Round, rounds
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
+#: Something that goes on as long as a switch is connected.
+Companion = Callable[[str, Channel], Coroutine[Any, Any, None]]
 
 #: More owners than this in one change are read back by one request for everything.
 OWNERS_READ_SINGLY = 8
@@ -37,27 +42,29 @@ NAMED_DIFFERENCES = 5
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What a switch holds otherwise than it should: ``lost`` entries and groups, ``extra`` ones, and foreign ones."""
+    """What a switch holds otherwise than it should: what it ``lost``, what it has ``extra``, and foreign entries."""
 
-    lost: tuple[str, ...]
-    extra: tuple[str, ...]
+    lost: tuple[Change, ...]
+    extra: tuple[Change, ...]
     foreign: int
 
     @classmethod
     def between(cls, actual: TableSet, target: TableSet, foreign: int) -> Drift:
         """Compare what a switch holds with what it should."""
-        lost = [_text(change) for change in difference(actual, target) if change.op != "-"]
-        extra = [_text(change) for change in difference(actual, target) if change.op == "-"]
+        changes = difference(actual, target)
+        lost = [change for change in changes if change.op != "-"]
+        extra = [change for change in changes if change.op == "-"]
         return cls(tuple(lost), tuple(extra), foreign)
 
     @property
     def count(self) -> int:
-        """How many entries and groups of ours are wrong."""
+        """How many entries, groups and meters of ours are wrong."""
         return len(self.lost) + len(self.extra)
 
-
-def _text(change: Change) -> str:
-    return texts.change_text(change)
+    def examples(self, most: int) -> list[str]:
+        """Return some of what is wrong, in words."""
+        words = (("missing", self.lost), ("extra", self.extra))
+        return [f"{word} {texts.change_text(change)}" for word, changes in words for change in changes[:most]][:most]
 
 
 class SwitchConnection:
@@ -70,27 +77,50 @@ class SwitchConnection:
         self.foreign = 0
         self.drift = 0
         self.last_verified: datetime | None = None
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
     async def bring_to(self, target: Callable[[], TableSet]) -> int:
         """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
 
         Raises ChannelError, also if what is read back is not what was sent.
         """
-        async with self._lock:
-            if self.known is None:
-                await self._read()
-            assert self.known is not None
+        async with self.lock:
             wanted = target()
-            changes = difference(self.known, wanted)
-            if changes:
-                self.known = None
-                await self.channel.apply(changes)
-                await self._read_back(changes, wanted)
-                self.known = wanted
-            self.drift = 0
-            self._verified()
+            changes = difference(await self.ensure_known(), wanted)
+            await self.apply(changes)
+            await self.confirm(changes, wanted)
             return len(changes)
+
+    async def ensure_known(self) -> TableSet:
+        """Return what the switch holds, read if it is not known.  Only under ``lock``.  Raises ChannelError."""
+        if self.known is None:
+            await self._read()
+        assert self.known is not None
+        return self.known
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make changes.  Only under ``lock``.  Raises ChannelError; then it is not known what the switch holds."""
+        if changes:
+            before, self.known = await self.ensure_known(), None
+            await self.channel.apply(changes)
+            self.known = patched(before, changes)
+
+    async def confirm(self, changes: Sequence[Change], wanted: TableSet) -> None:
+        """Read back what was changed and compare it with what is wanted.  Only under ``lock``.  Raises ChannelError."""
+        if changes:
+            self.known = None
+            await self._read_back(changes, wanted)
+            self.known = wanted
+        self.drift = 0
+        self._verified()
+
+    async def set_ports(self, switch: Switch, ports: Sequence[int]) -> None:
+        """Set the ports to hosts and borders as the maintenance of the switch wants them.  Raises ChannelError.
+
+        Outside of maintenance they are left alone: an operator may have shut one.
+        """
+        if switch.maintenance and await self.channel.set_ports(ports, up=not switch.isolated):
+            _log.info("switch %s: ports to hosts and borders are %s", self.name, "down" if switch.isolated else "up")
 
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
         """Read the whole switch and repair it; returns what was found.  Raises ChannelError.
@@ -98,7 +128,7 @@ class SwitchConnection:
         Drift is measured against what the switch held when we last looked, else against ``target``: a change that is
         decided but waits for its turn is no drift.
         """
-        async with self._lock:
+        async with self.lock:
             expected = self.known
             await self._read()
             assert self.known is not None
@@ -111,11 +141,12 @@ class SwitchConnection:
         self.known = None
         flows = await self.channel.read_flows()
         groups = await self.channel.read_groups()
+        meters = await self.channel.read_meters()
         self.foreign = flows.foreign + groups.foreign
-        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups)
+        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups, meters.meters)
 
-    async def _read_back(self, changes: tuple[Change, ...], wanted: TableSet) -> None:
-        """Compare every owner that was touched, and all groups if one was."""
+    async def _read_back(self, changes: Sequence[Change], wanted: TableSet) -> None:
+        """Compare every owner that was touched, and all groups and meters if one was."""
         owners = frozenset(change.entry.owner for change in changes if isinstance(change, FlowChange))
         if len(owners) > OWNERS_READ_SINGLY:
             readings = [await self.channel.read_flows()]
@@ -123,16 +154,16 @@ class SwitchConnection:
             singly = (self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners))
             readings = await asyncio.gather(*singly)
         actual = TableSet.of(self._entries(readings, owners)).entries
-        expected = wanted.owned_by(owners)
-        groups = wanted.groups
-        if any(not isinstance(change, FlowChange) for change in changes):
+        groups, meters = wanted.groups, wanted.meters
+        if any(isinstance(change, GroupChange) for change in changes):
             groups = TableSet.of((), (await self.channel.read_groups()).groups).groups
-        drift = Drift.between(TableSet(actual, groups), TableSet(expected, wanted.groups), 0)
+        if any(isinstance(change, MeterChange) for change in changes):
+            meters = TableSet.of((), (), (await self.channel.read_meters()).meters).meters
+        expected = TableSet(wanted.owned_by(owners), wanted.groups, wanted.meters)
+        drift = Drift.between(TableSet(actual, groups, meters), expected, 0)
         if drift.count:
-            examples = "; ".join(
-                (*(f"missing {text}" for text in drift.lost), *(f"extra {text}" for text in drift.extra))
-            )
-            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples[:500]}")
+            examples = "; ".join(drift.examples(NAMED_DIFFERENCES))
+            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples}")
 
     @staticmethod
     def _entries(readings: list[FlowReading], owners: frozenset[int]) -> Any:
@@ -142,6 +173,58 @@ class SwitchConnection:
         self.last_verified = datetime.now(UTC)
 
 
+class Update:
+    """One update of several switches, whose locks are held: the rounds of ``controller/rounds.py``.
+
+    A round in which a switch fails is the last one: the next could let in what that switch does not deliver yet.
+    """
+
+    def __init__(self, connections: Mapping[str, SwitchConnection], target: Compilation) -> None:
+        self._connections = connections
+        self._target = target
+        self._failed: dict[str, str] = {}
+        self._made: dict[str, list[Change]] = {}
+
+    async def run(self) -> dict[str, str]:
+        """Carry it out and read back; returns what failed, by switch."""
+        await self._everywhere(self._connections, lambda name: self._connections[name].ensure_known())
+        ready = [name for name in self._connections if name not in self._failed]
+        before = {name: await self._connections[name].ensure_known() for name in ready}
+        for changes in rounds(before, self._target.tables, self._target.is_egress):
+            await self._everywhere(changes, partial(self._apply, changes))
+            if self._failed.keys() & changes.keys():
+                for name in self._made:  # nothing was read back: the next try looks first
+                    self._connections[name].known = None
+                return self._failed
+        await self._everywhere(ready, self._confirm)
+        await self._everywhere([name for name in ready if name not in self._failed], self._set_ports)
+        return self._failed
+
+    async def _set_ports(self, name: str) -> None:
+        inventory = self._target.intent.inventory
+        if inventory is not None and name in inventory.switches:
+            await self._connections[name].set_ports(inventory.switches[name], inventory.station_ports(name))
+
+    async def _apply(self, changes: Round, name: str) -> None:
+        self._made.setdefault(name, []).extend(changes[name])
+        await self._connections[name].apply(changes[name])
+
+    async def _confirm(self, name: str) -> None:
+        wanted = self._target.tables.get(name, TableSet())
+        await self._connections[name].confirm(self._made.get(name, ()), wanted)
+
+    async def _everywhere(self, names: Iterable[str], work: Callable[[str], Awaitable[object]]) -> None:
+        """Do something on several switches at once and note what failed."""
+
+        async def attempt(name: str) -> None:
+            try:
+                await work(name)
+            except ChannelError as error:
+                self._failed[name] = str(error)
+
+        await asyncio.gather(*(attempt(name) for name in names))
+
+
 class Switches:
     """All switches of the inventory, connected or not, and those that connect before the inventory names them."""
 
@@ -149,10 +232,12 @@ class Switches:
         self._target = target
         self._publish = publish
         self._verify_seconds = verify_seconds
+        self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
         self._arrived = asyncio.Event()  # a switch connected
+        self._updating = asyncio.Lock()  # one update over all switches at a time
 
     def connection(self, name: str) -> SwitchConnection | None:
         """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""
@@ -162,10 +247,15 @@ class Switches:
         return connection
 
     def missing(self, compilation: Compilation) -> dict[str, str]:
-        """Return the switches of an intent that cannot be reached, each with the reason."""
+        """Return the switches of an intent that cannot be reached, each with the reason.
+
+        One in maintenance may be away, or another one by now: nothing goes over it.
+        """
         found = {}
         for name in compilation.tables:
             connection = self._connections.get(name)
+            if compilation.in_maintenance(name):
+                continue
             if connection is None:
                 found[name] = f"switch {name} is not connected"
             elif (reason := self._wrong_identity(connection, compilation)) is not None:
@@ -206,15 +296,18 @@ class Switches:
         _log.info("switch %s connected from %s, datapath id %016x", name, channel.address, channel.datapath_id)
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
-        keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
-        keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
+        works = [self._keep(connection), *(companion(name, channel) for companion in self.companions)]
+        keepers = [asyncio.create_task(work, name=f"switch {name}") for work in works]
+        for keeper in keepers:
+            keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
         try:
             reason = await channel.closed()
             if self._connections.get(name) is connection:
                 _log.warning("switch %s lost: %s", name, reason)
                 self._publish("switch.lost", {"switch": name, "reason": reason})
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
 
@@ -259,6 +352,9 @@ class Switches:
             connection.channel.close(wrong)
             return
         drift = await connection.verify(lambda: self._tables(name))
+        inventory = self._target().intent.inventory
+        if inventory is not None:
+            await connection.set_ports(inventory.switches[name], inventory.station_ports(name))
         if drift.count or drift.foreign != self._foreign.get(name, 0):
             self._foreign[name] = drift.foreign
             data = {
@@ -267,37 +363,26 @@ class Switches:
                 "missing": len(drift.lost),
                 "unexpected": len(drift.extra),
                 "foreign": drift.foreign,
-                "examples": [*drift.lost, *drift.extra][:NAMED_DIFFERENCES],
+                "examples": drift.examples(NAMED_DIFFERENCES),
                 "repaired": True,
             }
             _log.warning("switch %s drifted: %s", name, data)
             self._publish("switch.drift", data)
 
     async def bring_all(self) -> dict[str, str]:
-        """Bring every connected switch to the intent, in parallel; returns what failed, by switch.
+        """Bring every connected switch to the intent, round by round; returns what failed, by switch.
 
         A switch that the intent no longer has loses our entries, as far as it is connected.
         """
-
-        async def bring(name: str) -> tuple[str, str | None]:
-            connection = self.connection(name)
-            if connection is None:
-                return name, f"switch {name} is not connected"
-            try:
-                await connection.bring_to(lambda: self._tables(name))
-            except ChannelError as error:
-                return name, str(error)
-            return name, None
-
-        wanted = self._target().tables.keys()
-        retired = [
-            connection for name, connection in self._connections.items() if name not in wanted and connection.known
-        ]
-        for connection in retired:
-            with contextlib.suppress(ChannelError):
-                await connection.bring_to(TableSet)
-        results = await asyncio.gather(*(bring(name) for name in sorted(wanted)))
-        return {name: reason for name, reason in results if reason is not None}
+        async with self._updating, contextlib.AsyncExitStack() as locks:
+            wanted = self._target().tables.keys()
+            there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
+            failed = {name: reason for name, reason in self.missing(self._target()).items() if name not in there}
+            there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
+            for connection in there.values():
+                await locks.enter_async_context(connection.lock)
+            failed |= await Update(there, self._target()).run()
+        return {name: reason for name, reason in failed.items() if name in wanted}
 
     def report(self) -> dict[str, Any]:
         """Return the state of each switch as in the controller's observation."""

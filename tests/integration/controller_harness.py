@@ -31,7 +31,7 @@ class Controller:
         self.state: dict[str, Any] = dict(state or {})
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.seq = 0
-        settings = {"allow_absent": False, "verify_seconds": 60.0, "wait_seconds": 0.3} | options
+        settings = {"allow_absent": False, "verify_seconds": 60.0, "wait_seconds": 0.3, "lldp_seconds": 5.0} | options
         self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
         switches = self.participant.switches
         context = pki.issue("controller", "controller").server_context()
@@ -102,5 +102,15 @@ def address(node: str) -> str:
     return NODES[node][1]
 
 
-async def reaches(source: str, target: str, port: int, **options: Any) -> bool:
-    return await asyncio.to_thread(can_connect, source, address(target), port, **options)
+async def reaches(source: str, target: str, port: int, *, seconds: float = 10.0, **options: Any) -> bool:
+    """Tell whether a connection can be opened, at last after ``seconds``: a switch's caches follow its tables late."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await asyncio.to_thread(can_connect, source, address(target), port, **options):
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+    return True
+
+
+async def closed(source: str, target: str, port: int, **options: Any) -> bool:
+    """Tell whether a connection cannot be opened."""
+    return not await asyncio.to_thread(can_connect, source, address(target), port, **options)
