@@ -83,11 +83,8 @@ class HostDriver(ABC):
         """Work ahead for as long as the agent runs; run as a task and cancelled at the end."""
 
     @abstractmethod
-    async def check(self, specs: Sequence[NodeSpec], avoid: Sequence[str] = ()) -> Sequence[str]:
-        """Return every reason why the nodes cannot be started here; pulls images that are missing.
-
-        `avoid` are NICs that this host must have.
-        """
+    async def check(self, specs: Sequence[NodeSpec]) -> Sequence[str]:
+        """Return every reason why the nodes cannot be started here; pulls images that are missing."""
 
     @abstractmethod
     async def start(self, spec: NodeSpec, tx: str) -> NodeFacts:
@@ -126,7 +123,8 @@ class HostDriver(ABC):
     async def prefer(self, avoid: Sequence[str]) -> Mapping[str, str]:
         """Have all nodes, also later ones, send through these NICs of the host only while no other has a carrier.
 
-        Loses no packet; returns by node why it could not be done. What was said before is replaced.
+        Loses no packet; returns by node why it could not be done. What was said before is replaced. A NIC that the host
+        has not is remembered: it may come back.
         """
 
     @abstractmethod

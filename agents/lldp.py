@@ -3,7 +3,7 @@
 
 A controller sends them out of every port: the chassis is `dpid:` and the switch's datapath id, the port is the OpenFlow
 port number, both of the subtype *locally assigned*. An organisationally specific TLV carries a signature, which only
-the controller can check: the agent hands it on.
+the controller can check: the agent hands it on. Some are padded to the fabric's MTU, to show what the cable carries.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 ETHERTYPE = 0x88CC
 # Table 7-1: nearest bridge, nearest non-TPMR bridge, nearest customer bridge.
 DESTINATIONS = tuple(bytes.fromhex(f"0180c20000{last}") for last in ("0e", "03", "00"))
-FRAME_LIMIT = 1514  # bytes, without the frame check sequence
+FRAME_LIMIT = 14 + 65535  # bytes, without the frame check sequence: a switch pads some to the fabric's MTU
 OUI = bytes.fromhex("020df0")  # locally administered
 SIGNATURE_SUBTYPE = 1
 SIGNATURE_SIZE = 40  # bytes: a time in ms and an HMAC-SHA-256
@@ -35,11 +35,12 @@ class MalformedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A switch port says who it is. `ttl` is in seconds; 0: it goes (clause 8.5.4)."""
+    """A switch port says who it is, in a frame of `size` bytes. `ttl` is in seconds; 0: it goes (clause 8.5.4)."""
 
     datapath_id: str
     port: int
     ttl: int
+    size: int
     signature: bytes | None = None
 
 
@@ -62,8 +63,13 @@ def parse(frame: bytes) -> Announcement | None:
         return None
     if int(number[0]) > _PORT_MAX:
         return None
-    signature = _signature(tlvs[3:])
-    return Announcement(datapath[1].decode(), int(number[0]), int.from_bytes(ttl, "big"), signature)
+    return Announcement(
+        datapath_id=datapath[1].decode(),
+        port=int(number[0]),
+        ttl=int.from_bytes(ttl, "big"),
+        size=len(frame),
+        signature=_signature(tlvs[3:]),
+    )
 
 
 def _signature(tlvs: list[tuple[int, bytes]]) -> bytes | None:

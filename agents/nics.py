@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from agents import lldp
+from agents import lldp, vlan
 from agents.facts import HostNic, cable_ends
 from agents.network import NetworkError
 
@@ -25,7 +25,7 @@ NIC_LIMIT = 64  # NICs that are listened on
 LOOK_INTERVAL = 30.0  # seconds between two looks at the NICs without a notice of the kernel
 LOOK_PAUSE = 0.05  # seconds between two looks, however many notices come
 FRAME_PAUSE = 0.05  # seconds between two frames of one NIC: the rest of a flood is dropped by the kernel
-RECEIVE_BUFFER = 16 * 1024  # bytes for each NIC
+RECEIVE_BUFFER = 128 * 1024  # bytes for each NIC; the longest frame has to fit
 NOTICE_SIZE = 64 * 1024  # bytes of one read of the kernel's notices
 NOTICE_READS = 64  # before the NICs are looked at
 _RTMGRP_LINK = 1  # linux/rtnetlink.h
@@ -45,6 +45,7 @@ class LldpEar:
         self._changes = nic.changes
         self._clock = clock
         self._last: tuple[lldp.Announcement, float] | None = None
+        self._largest = (0, 0.0)  # size in bytes of a frame of the same port, and when it came
         self._loop = asyncio.get_running_loop()
         # Protocol 0: nothing is received before the socket is bound to its one NIC.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -68,21 +69,23 @@ class LldpEar:
     def follow(self, nic: HostNic) -> None:
         """Forget what was said before the carrier changed: the cable may lead elsewhere."""
         if nic.changes != self._changes:
-            self._changes, self._last = nic.changes, None
+            self._changes, self._last, self._largest = nic.changes, None, (0, 0.0)
 
     def heard(self) -> Mapping[str, Any] | None:
         """Return what the switch port said last, None if nothing stands (its time to live has passed, or it went)."""
         if self._last is None:
             return None
         announcement, at = self._last
-        age = self._clock() - at
+        now = self._clock()
+        age = now - at
         if age > announcement.ttl:
             return None
-        signature = announcement.signature
+        signature, (largest, then) = announcement.signature, self._largest
         return {
             "datapathId": announcement.datapath_id,
             "port": announcement.port,
             "heard": round(age, 3),
+            "bytes": largest if now - then <= announcement.ttl else announcement.size,
             "signature": None if signature is None else base64.b64encode(signature).decode("ascii"),
         }
 
@@ -108,7 +111,15 @@ class LldpEar:
         if announcement is None:
             self.foreign += 1
         else:
-            self._last = (announcement, self._clock())
+            self._heard(announcement, self._clock())
+
+    def _heard(self, announcement: lldp.Announcement, now: float) -> None:
+        size, then = self._largest
+        before = self._last[0] if self._last is not None else announcement
+        same = (before.datapath_id, before.port) == (announcement.datapath_id, announcement.port)
+        if not same or announcement.size >= size or now - then > announcement.ttl:
+            self._largest = (announcement.size, now)
+        self._last = (announcement, now)
 
     def _listen(self) -> None:
         if self._socket.fileno() >= 0:
@@ -200,7 +211,8 @@ class NicWatch:
                     self._ears[name] = LldpEar(name, ends[name], self._clock)
                 except OSError as error:
                     _log.warning("NIC %s cannot be listened on for LLDP: %s", name, error)
-        return {name: (nic.index, nic.up, nic.changes) for name, nic in ends.items()}
+        followed = {**ends, **{name: nic for name, nic in nics.items() if nic.kind == vlan.KIND}}
+        return {name: (nic.index, nic.up, nic.changes) for name, nic in followed.items()}
 
 
 async def _readable(source: socket.socket) -> None:

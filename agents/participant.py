@@ -94,16 +94,14 @@ class AgentParticipant(Participant):
             raise Refused(f"host {self._host}: {error}", {"faults": faults}) from error
         if reasons := self._conflicts(tx.id, operation):
             raise Refused("; ".join(reasons))
-        if not operation.start and not operation.avoid:
+        if not operation.start:
             return Effect()
         try:
-            unfit = await self._driver.check(operation.start, operation.avoid or ())
+            unfit = await self._driver.check(operation.start)
         except NodeError as error:
             raise Refused(f"host {self._host}: {error.reason}", error.detail) from error
         if unfit:
             raise Refused(f"host {self._host}: " + "; ".join(unfit))
-        if not operation.start:
-            return Effect()
         return Effect(detail={"nodes": await self._start_all(operation, tx.id)})
 
     def _conflicts(self, tx: str, operation: Operation) -> list[str]:

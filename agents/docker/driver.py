@@ -107,12 +107,8 @@ class DockerDriver(HostDriver):
         return frozenset(name for claim in claims for name in claim.vlans)
 
     @_for_people
-    async def check(self, specs: Sequence[NodeSpec], avoid: Sequence[str] = ()) -> Sequence[str]:
+    async def check(self, specs: Sequence[NodeSpec]) -> Sequence[str]:
         nics = await self._network.host_nics()
-        there = ", ".join(sorted(nics))
-        unknown = [f"this host has no NIC {name} to avoid; it has: {there}" for name in avoid if name not in nics]
-        if unknown or not specs:
-            return tuple(unknown)
         if not self._live_restore:
             self._live_restore = bool((await self._engine.info()).get("LiveRestoreEnabled"))
         if not self._live_restore:

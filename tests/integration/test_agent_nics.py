@@ -220,10 +220,10 @@ async def test_no_packet_is_lost_while_preferences_change(host: DockerHost, agen
     assert len(sent) > 100
 
 
-async def test_a_nic_that_the_host_has_not_cannot_be_avoided(agent: Agent) -> None:
-    tx = agent.transaction("t1", operation(prefer={"avoid": ["eth7"]}))
-    with pytest.raises(Refused, match="host h1: this host has no NIC eth7 to avoid; it has: eth0, eth1, lo"):
-        await agent.participant.prepare(tx)
+async def test_a_nic_that_the_host_has_not_is_avoided_when_it_is_there(host: DockerHost, agent: Agent) -> None:
+    await agent.add("t1", spec6())
+    await prefer(agent, "t2", "eth7")
+    assert routes(host) == NORMAL and (await agent.participant.observe())["avoid"] == ["eth7"]
 
 
 # What the agent tells of NICs
@@ -252,11 +252,13 @@ async def test_mtu_and_carrier_of_each_nic_are_told(host: DockerHost, watching: 
 async def test_the_switch_port_at_the_other_end_is_told(host: DockerHost, watching: Agent) -> None:
     wire = Wire(0)
     signature = bytes(range(40))
-    wire.send(switch_port(0x1234, 7, ttl=60, signature=signature))
+    small = switch_port(0x1234, 7, ttl=60, signature=signature)
+    wire.send(small)
     await _until(watching, lambda nic: nic["lldp"] is not None)
     told = (await heard(watching))["lldp"]
     assert 0 <= told.pop("heard") < 60
-    assert told == {"datapathId": "0000000000001234", "port": 7, "signature": base64.b64encode(signature).decode()}
+    signed = base64.b64encode(signature).decode()
+    assert told == {"datapathId": "0000000000001234", "port": 7, "bytes": len(small), "signature": signed}
     assert (await heard(watching, "eth1"))["lldp"] is None
     # A malformed frame and one of another device change nothing.
     wire.send(switch_port(0x1234, 7, ttl=60, signature=b"short"))
@@ -265,6 +267,19 @@ async def test_the_switch_port_at_the_other_end_is_told(host: DockerHost, watchi
     assert (await heard(watching))["lldp"]["port"] == 7
     wire.send(switch_port(0x1234, 7, ttl=0, signature=signature))
     await _until(watching, lambda nic: nic["lldp"] is None)
+    wire.close()
+
+
+async def test_the_largest_frame_is_told_until_another_port_speaks(host: DockerHost, watching: Agent) -> None:
+    wire = Wire(0)
+    wire.send(switch_port(1, 1, ttl=60).ljust(1514, b"\0"))
+    wire.send(switch_port(1, 1, ttl=60))
+    await _until(watching, lambda nic: nic["lldp"] is not None)
+    await asyncio.sleep(0.2)
+    assert (await heard(watching))["lldp"]["bytes"] == 1514
+    wire.send(switch_port(1, 2, ttl=60))
+    await _until(watching, lambda nic: nic["lldp"]["port"] == 2)
+    assert (await heard(watching))["lldp"]["bytes"] == 60
     wire.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 
 from agents.lldp import FRAME_LIMIT, Announcement, MalformedError, parse
+from controller.lldp import Signer
 from tests.unit.agents.lldp_frames import frame, switch_port, tlv
 
 CHASSIS, PORT, TTL, END = tlv(1, b"\x07dpid:00000000000000ab"), tlv(2, b"\x0742"), tlv(3, b"\x00\x78"), tlv(0, b"")
@@ -11,23 +12,39 @@ SIGNATURE = bytes(range(40))
 SIGNED = tlv(127, bytes.fromhex("020df001") + SIGNATURE)
 
 
+def announced(size: int, signature: bytes | None = None) -> Announcement:
+    return Announcement("00000000000000ab", 42, 120, size, signature)
+
+
 def test_a_frame_of_a_switch_is_read() -> None:
-    assert parse(frame(CHASSIS, PORT, TTL, END)) == Announcement("00000000000000ab", 42, 120)
-    assert parse(frame(CHASSIS, PORT, TTL, SIGNED, END)) == Announcement("00000000000000ab", 42, 120, SIGNATURE)
+    assert parse(frame(CHASSIS, PORT, TTL, END)) == announced(60)
+    signed = frame(CHASSIS, PORT, TTL, SIGNED, END)
+    assert parse(signed) == announced(len(signed), SIGNATURE)
+    assert parse(signed.ljust(9014, b"\0")) == announced(9014, SIGNATURE)
     assert parse(switch_port(0xAB, 42, ttl=120, signature=SIGNATURE)) == parse(frame(CHASSIS, PORT, TTL, SIGNED, END))
+
+
+def test_what_the_controller_sends_is_read() -> None:
+    sent = Signer(b"k" * 32, 15_000).frame(0x02FA00000001, 0xAB, 42, now=1_000, size=9014)
+    found = parse(sent)
+    assert found is not None
+    assert (found.datapath_id, found.port, found.ttl, found.size) == ("00000000000000ab", 42, 15, 9014)
+    assert found.signature is not None and sent.count(found.signature) == 1
 
 
 def test_what_it_does_not_know_is_passed_over() -> None:
     name, other = tlv(5, b"sw1"), tlv(127, bytes.fromhex("00120f01") + b"x")
-    assert parse(frame(CHASSIS, PORT, TTL, name, other, SIGNED, END)) == parse(frame(CHASSIS, PORT, TTL, SIGNED, END))
+    more = frame(CHASSIS, PORT, TTL, name, other, SIGNED, END)
+    assert parse(more) == announced(len(more), SIGNATURE)
     another_subtype = tlv(127, bytes.fromhex("020df002") + b"x")
-    assert parse(frame(CHASSIS, PORT, TTL, another_subtype, END)) == Announcement("00000000000000ab", 42, 120)
+    assert parse(frame(CHASSIS, PORT, TTL, another_subtype, END)) == announced(60)
 
 
 def test_the_end_may_be_missing_and_what_follows_it_is_padding() -> None:
     whole = frame(CHASSIS, PORT, TTL, SIGNED)  # longer than the least size: nothing is padded
-    assert parse(whole) == Announcement("00000000000000ab", 42, 120, SIGNATURE)
-    assert parse(frame(CHASSIS, PORT, TTL, END, b"\xff" * 30)) == Announcement("00000000000000ab", 42, 120)
+    assert parse(whole) == announced(len(whole), SIGNATURE)
+    padded = frame(CHASSIS, PORT, TTL, END, b"\xff" * 30)
+    assert parse(padded) == announced(len(padded))
 
 
 @pytest.mark.parametrize("last", ["0e", "03", "00"])
@@ -59,7 +76,7 @@ def test_other_devices_are_no_switch_of_ours(tlvs: tuple[bytes, ...]) -> None:
     [
         (b"", "0 bytes"),
         (bytes(14), "14 bytes"),
-        (frame(CHASSIS, PORT, TTL, END).ljust(FRAME_LIMIT + 1, b"\0"), "1515 bytes"),
+        (frame(CHASSIS, PORT, TTL, END).ljust(FRAME_LIMIT + 1, b"\0"), "65550 bytes"),
         (frame(CHASSIS, PORT, TTL, END, destination=b"\xff" * 6), "destination"),
         (frame(CHASSIS, PORT, TTL, END, ethertype=0x0800), "EtherType"),
         (frame(END), "does not begin with"),
