@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,8 @@ from controller.rounds import Round, rounds
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
+#: Something that goes on as long as a switch is connected.
+Companion = Callable[[str, Channel], Coroutine[Any, Any, None]]
 
 #: More owners than this in one change are read back by one request for everything.
 OWNERS_READ_SINGLY = 8
@@ -215,6 +217,7 @@ class Switches:
         self._target = target
         self._publish = publish
         self._verify_seconds = verify_seconds
+        self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
@@ -273,15 +276,18 @@ class Switches:
         _log.info("switch %s connected from %s, datapath id %016x", name, channel.address, channel.datapath_id)
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
-        keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
-        keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
+        works = [self._keep(connection), *(companion(name, channel) for companion in self.companions)]
+        keepers = [asyncio.create_task(work, name=f"switch {name}") for work in works]
+        for keeper in keepers:
+            keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
         try:
             reason = await channel.closed()
             if self._connections.get(name) is connection:
                 _log.warning("switch %s lost: %s", name, reason)
                 self._publish("switch.lost", {"switch": name, "reason": reason})
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
 

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,7 @@ _WANTED = (
     _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
+    _P.OFPPacketIn,
 )
 
 
@@ -66,6 +67,7 @@ class OpenFlowChannel(Channel):
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._refusals: dict[int, Any] = {}  # errors that answer a message of ours, by xid
+        self._on_packet: Callable[[int, bytes], None] | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[str] = self._loop.create_future()
         self._sender = ThreadPoolExecutor(1, thread_name_prefix=f"openflow {label}")
@@ -161,6 +163,9 @@ class OpenFlowChannel(Channel):
             self._datapath_id = message.datapath_id
         elif isinstance(message, _P.OFPErrorMsg):
             self._refused(message)
+        elif isinstance(message, _P.OFPPacketIn):
+            if self._on_packet is not None:
+                self._on_packet(message.match["in_port"], bytes(message.data))
         elif (request := self._requests.get(message.xid)) is not None and not request.future.done():
             request.parts.append(message)
             if isinstance(getattr(message, "body", None), Malformed):
@@ -218,6 +223,16 @@ class OpenFlowChannel(Channel):
             for future in futures:
                 if future.done() and not future.cancelled():
                     future.exception()  # the first is raised above, nobody waits for the others
+
+    def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
+        self._on_packet = listener
+
+    async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        await self._transmit((), [self._packet_out(port, frame) for port, frame in packets])
+
+    def _packet_out(self, port: int, frame: bytes) -> Any:
+        actions = [_P.OFPActionOutput(port, 0)]
+        return _P.OFPPacketOut(self._datapath, _O.OFP_NO_BUFFER, _O.OFPP_CONTROLLER, actions, data=frame)
 
     async def apply(self, changes: Sequence[Change]) -> None:
         meters = [change for change in changes if isinstance(change, MeterChange)]

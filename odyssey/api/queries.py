@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from odyssey.api.cabling import Cabling
 from odyssey.api.parameters import text
 from odyssey.model.naming import CONTROLLER
 from odyssey.orchestrator.calls import CallBook
@@ -31,6 +32,7 @@ class Queries:
         self._calls = calls
         self._questions = questions
         self._hub = hub
+        self.cabling = Cabling(view, questions)
 
     async def status(self, _params: Params) -> Answer:
         """Who leads, who is connected, how transactions stand."""

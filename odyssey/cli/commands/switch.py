@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from odyssey.cli.app import App, output_option
+from odyssey.cli.exits import Exit
 from odyssey.cli.output import Column
 from odyssey.cli.planview import joined
 
@@ -20,6 +22,12 @@ _SWITCHES = (
     Column("CAPACITY", "capacity", right=True),
     Column("GROUPS", "groups", right=True),
     Column("DRIFT", "drift", right=True),
+)
+_CABLES = (
+    Column("AT", "at"),
+    Column("STATE", "state"),
+    Column("EXPECTED", "expected"),
+    Column("HEARD", "heard"),
 )
 _FLOWS = (
     Column("TABLE", "table", right=True),
@@ -49,6 +57,27 @@ def list_switches(app: App) -> None:
     app.out.table(_SWITCHES, answer.get("switches", []), "there is no switch (odysseyctl inventory apply FILE)")
     if answer.get("controller") is False:
         app.out.note("The controller is not connected to odysseyd.")
+
+
+@switch.command()
+@output_option
+@click.pass_obj
+def cabling(app: App) -> None:
+    """Compare the cables with the inventory, by signed LLDP; exits with 1 if one is wrong."""
+    answer = app.ask("switch.cabling")
+    wrong = [cable for cable in answer.get("cables", []) if cable["state"] in ("wrong", "unexpected")]
+    if app.out.json:
+        app.out.data(answer)
+    else:
+        app.out.table(_CABLES, answer.get("cables", []), "nothing is known of any cable yet; ask again in some seconds")
+        for cable in wrong:
+            app.out.note(cable["text"])
+        if forged := answer.get("frames", {}).get("forged"):
+            app.out.note(f"{forged} LLDP frames had a wrong signature or an old one.")
+        for host in answer.get("absent", []):
+            app.out.note(f"The agent of {host} is not connected: nothing is known of its NICs.")
+    if wrong:
+        sys.exit(Exit.CHANGES)
 
 
 @switch.command()
