@@ -83,6 +83,13 @@ class Channel(ABC):
         """Read all meters; raises ChannelError."""
 
     @abstractmethod
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        """Set ports up or down as an administrator does; returns how many were otherwise.  Raises ChannelError.
+
+        The other end of the cable loses its carrier with a port that is down.
+        """
+
+    @abstractmethod
     def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
         """Have ``listener`` called, in the event loop, with port and frame of every packet that the switch sends us."""
 

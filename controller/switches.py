@@ -21,6 +21,7 @@ from controller import texts
 from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
 from controller.channel import Channel, ChannelError, FlowReading
 from controller.compiler import Compilation
+from controller.fabric import Switch
 from controller.flows import COOKIE_OWNER_MASK, TableSet
 from controller.rounds import Round, rounds
 
@@ -113,6 +114,14 @@ class SwitchConnection:
         self.drift = 0
         self._verified()
 
+    async def set_ports(self, switch: Switch, ports: Sequence[int]) -> None:
+        """Set the ports to hosts and borders as the maintenance of the switch wants them.  Raises ChannelError.
+
+        Outside of maintenance they are left alone: an operator may have shut one.
+        """
+        if switch.maintenance and await self.channel.set_ports(ports, up=not switch.isolated):
+            _log.info("switch %s: ports to hosts and borders are %s", self.name, "down" if switch.isolated else "up")
+
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
         """Read the whole switch and repair it; returns what was found.  Raises ChannelError.
 
@@ -188,7 +197,13 @@ class Update:
                     self._connections[name].known = None
                 return self._failed
         await self._everywhere(ready, self._confirm)
+        await self._everywhere([name for name in ready if name not in self._failed], self._set_ports)
         return self._failed
+
+    async def _set_ports(self, name: str) -> None:
+        inventory = self._target.intent.inventory
+        if inventory is not None and name in inventory.switches:
+            await self._connections[name].set_ports(inventory.switches[name], inventory.station_ports(name))
 
     async def _apply(self, changes: Round, name: str) -> None:
         self._made.setdefault(name, []).extend(changes[name])
@@ -332,6 +347,9 @@ class Switches:
             connection.channel.close(wrong)
             return
         drift = await connection.verify(lambda: self._tables(name))
+        inventory = self._target().intent.inventory
+        if inventory is not None:
+            await connection.set_ports(inventory.switches[name], inventory.station_ports(name))
         if drift.count or drift.foreign != self._foreign.get(name, 0):
             self._foreign[name] = drift.foreign
             data = {

@@ -45,6 +45,7 @@ _WANTED = (
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
     _P.OFPPacketIn,
+    _P.OFPPortDescStatsReply,
 )
 
 
@@ -223,6 +224,27 @@ class OpenFlowChannel(Channel):
             for future in futures:
                 if future.done() and not future.cancelled():
                     future.exception()  # the first is raised above, nobody waits for the others
+
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        [parts] = await self._ask([_P.OFPPortDescStatsRequest(self._datapath, 0)], ANSWER_SECONDS)
+        found = {port.port_no: port for part in parts for port in part.body}
+        if missing := [number for number in numbers if number not in found]:
+            raise ChannelError(f"{self._label}: there is no port {', '.join(map(str, missing))}")
+        config = 0 if up else _O.OFPPC_PORT_DOWN
+        wrong = [found[number] for number in numbers if found[number].config & _O.OFPPC_PORT_DOWN != config]
+        if wrong:
+            mods = [
+                _P.OFPPortMod(self._datapath, port.port_no, port.hw_addr, config, _O.OFPPC_PORT_DOWN, 0)
+                for port in wrong
+            ]
+            sent = self._new_xids(len(mods))
+            for mod, xid in zip(mods, sent, strict=True):
+                mod.set_xid(xid)
+            self._refusals.clear()
+            await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [_serialized(mods)])
+            if refused := [self._refusals[xid] for xid in sent if xid in self._refusals]:
+                raise ChannelError(f"{self._label}: ports cannot be set: {_error_text(refused[0])}")
+        return len(wrong)
 
     def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
         self._on_packet = listener
