@@ -90,8 +90,8 @@ def _head(result: Json) -> Iterator[str]:
 def _programming(found: Json) -> Iterator[str]:
     yield from _wrapped(
         f"{found['entries']:,} entries of a compiled intent into one empty switch, until the last barrier is answered "
-        "or the program ends. *Verified*: what is there was read before, all of it was read back after and compared. *Not "
-        "yet encoded*: as after a start of the controller, which remembers nothing. Medians, the slowest and the "
+        "or the program ends. *Verified*: what is there was read before, all of it was read back after and compared. "
+        "*Not yet encoded*: as after a start of the controller, which remembers nothing. Medians, the slowest and the "
         "fastest; processor time of the controller with its end of TLS, and of the switch."
     )
     yield ""
