@@ -12,6 +12,7 @@ from odyssey.cli.app import App, output_option
 from odyssey.cli.exits import Exit
 from odyssey.cli.output import Column
 from odyssey.cli.planview import joined
+from odyssey.cli.submit import CallOptions, call_options, carry_out
 
 _SWITCHES = (
     Column("SWITCH", "switch"),
@@ -22,6 +23,7 @@ _SWITCHES = (
     Column("CAPACITY", "capacity", right=True),
     Column("GROUPS", "groups", right=True),
     Column("DRIFT", "drift", right=True),
+    Column("USE", "use"),
 )
 _CABLES = (
     Column("AT", "at"),
@@ -98,3 +100,20 @@ def flows(app: App, name: str, owner: str | None) -> None:
     ]
     rows.sort(key=lambda row: (row.get("table") or 0, -(row.get("priority") or 0), str(row["match"])))
     app.out.table(_FLOWS, rows, f"{name} has no such entry")
+
+
+@switch.command()
+@click.argument("name", metavar="SWITCH")
+@click.argument("state", type=click.Choice(["on", "off"]))
+@click.option("--force", is_flag=True, help="Also where that cuts off a host or border, or a host's agent is away.")
+@call_options
+@output_option
+@click.pass_obj
+def maintenance(app: App, /, name: str, state: str, force: bool, **options: Any) -> None:
+    """Take SWITCH out of use (on) without a lost packet, or bring it back (off).
+
+    On: hosts leave it, then the other switches, then its ports towards hosts go down. Now it may be upgraded, or
+    replaced (an inventory with another datapath id for its name). Off: it is filled and checked, then used again.
+    """
+    wanted: dict[str, Any] = {"name": name, "maintenance": state == "on", **({"force": True} if force else {})}
+    carry_out(app, "setMaintenance", {"Switch": wanted}, CallOptions(**options))
