@@ -113,7 +113,7 @@ def test_the_part_and_its_plots_are_written_and_the_other_parts_stay(
 
 
 def test_bars_are_as_long_as_their_values_and_ours_stand_out() -> None:
-    root = ElementTree.fromstring(bars([Bar("a < b", 50, True), Bar("c", 100, False)], "t", "/s"))
+    root = ElementTree.fromstring(bars([Bar("a < b", 50, True), Bar("c", 100, False)], "t"))
     found = root.findall("{http://www.w3.org/2000/svg}rect")[1:]
     assert float(found[1].attrib["width"]) == pytest.approx(2 * float(found[0].attrib["width"]), rel=0.01)
     assert found[0].attrib["fill"] != found[1].attrib["fill"]

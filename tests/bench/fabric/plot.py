@@ -21,7 +21,7 @@ class Bar:
     ours: bool
 
 
-def bars(found: Sequence[Bar], title: str, unit: str) -> str:
+def bars(found: Sequence[Bar], title: str) -> str:
     """The SVG of the bars, from 0, in the order in which they are given."""
     most = max((bar.value for bar in found), default=1.0) or 1.0
     height = TOP + ROW * len(found) + 16
@@ -37,5 +37,5 @@ def bars(found: Sequence[Bar], title: str, unit: str) -> str:
         colour = OURS if bar.ours else OTHERS
         parts.append(f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(bar.name)}</text>')
         parts.append(f'<rect x="{LEFT}" y="{y + 2}" width="{width:.1f}" height="{ROW - 8}" fill="{colour}"/>')
-        parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{y + 15}">{bar.value:,.0f} {escape(unit)}</text>')
+        parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{y + 15}">{bar.value:,.0f}</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -37,12 +37,13 @@ def plots(result: Json) -> dict[str, str]:
     """The plots by file name."""
     found = [Bar(one["name"], one["per_second"], one["name"].startswith("Odyssey")) for one in _rates(result)]
     curves: dict[str, list[tuple[float, float]]] = {}
+    counts = sorted({one["switches"] for one in result["compiling"]})
     for one in result["compiling"]:
-        if "first_s" in one:
+        if "first_s" in one and one["switches"] in (counts[0], counts[-1]):
             name = f"{one['profile']}, {one['switches']} switches"
             curves.setdefault(name, []).append((float(one["nodes"]), float(one["first_s"])))
     return {
-        PROGRAMMING: bars(found, "Flow entries given to one Open vSwitch in a second", ""),
+        PROGRAMMING: bars(found, "Flow entries given to one Open vSwitch in a second"),
         COMPILING: growth(curves, "Seconds to compile a whole intent", "nodes"),
     }
 
