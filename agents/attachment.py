@@ -153,9 +153,18 @@ def nexthop_commands(attachment: Attachment, standing: Standing, number: int) ->
     return lines
 
 
-def delete_commands(stale: Sequence[Route]) -> list[str]:
-    """Return the `ip -batch` lines that remove routes; run them when their successors stand, so that none is missed."""
-    return [f"route del {_target(route)}" for route in stale]
+def delete_commands(attachment: Attachment, standing: Standing, stale: Sequence[Route]) -> list[str]:
+    """Return the `ip -batch` lines that remove routes; run them when their successors stand, so that none is missed.
+
+    IPv6 sockets look for another route than that of a nexthop object when one is added, not when it is deleted
+    (`ip6_dst_check`, net/ipv6/route.c): so one that stands is added once more at the end.
+    """
+    lines = [f"route del {_target(route)}" for route in stale]
+    kept = [route for number in range(len(attachment.nics)) for route in routes(attachment, standing, number)]
+    again = next((route for route in kept if route.ipv6 and not route.nexthop), None)
+    if again is not None and any(route.ipv6 for route in stale):
+        lines.append(_replace(again))
+    return lines
 
 
 def routes(attachment: Attachment, standing: Standing, number: int) -> tuple[Route, ...]:

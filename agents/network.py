@@ -106,7 +106,7 @@ class Network:
         await self._build(attachment, standing, namespace, nics, lines, tuple(wrong.links), tuple(wrong.settings))
         if wrong.stale:  # looked at again: some may have been replaced
             stale = plan.compare(attachment, standing, await self._facts(namespace), nics).stale
-            await _ip(["-batch", "-"], _text(plan.delete_commands(stale)), namespace)
+            await _ip(["-batch", "-"], _text(plan.delete_commands(attachment, standing, stale)), namespace)
         return wrong.told()
 
     async def _facts(self, namespace: Namespace) -> Facts:

@@ -32,7 +32,7 @@ from tests.integration.agent_support import (
     run,
     running_agent,
 )
-from tests.integration.agent_wire import ETHERTYPE_ALL, ETHERTYPE_IPV6, Wire, node_socket, packed, udp
+from tests.integration.agent_wire import ETHERTYPE_ALL, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Wire, node_socket, packed, udp
 from tests.unit.agents.lldp_frames import frame, switch_port, tlv
 
 REMOTE, REMOTE6, PORT = "172.16.30.2", "2001:db8::30:2", 5353
@@ -179,6 +179,38 @@ async def test_an_avoided_nic_is_used_while_the_other_has_no_carrier(host: Docke
             await wires[0].frame(b"by the first")
         finally:
             host.set_wire(1, "up")
+    for wire in wires:
+        wire.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "ethertype", "remote"),
+    [(socket.AF_INET, ETHERTYPE_IPV4, REMOTE), (socket.AF_INET6, ETHERTYPE_IPV6, REMOTE6)],
+    ids=["IPv4", "IPv6"],
+)
+async def test_sockets_that_are_connected_leave_an_avoided_nic_and_come_back(
+    host: DockerHost, agent: Agent, family: int, ethertype: int, remote: str
+) -> None:
+    await agent.add("t1", spec6())
+    wires = (Wire(0, ethertype), Wire(1, ethertype))
+    with await node_socket(host, NODE, family, socket.SOCK_DGRAM) as sender:
+        sender.connect((remote, PORT))
+
+        async def talk() -> None:
+            while True:  # a socket that is silent meanwhile looks anew in any case
+                sender.send(b"meanwhile")
+                await asyncio.sleep(0.001)
+
+        rounds: list[tuple[tuple[str, ...], int]] = [(("eth0",), 1), ((), 0), (("eth1",), 0), (("eth0",), 1)]
+        for number, (avoid, expected) in enumerate(rounds):
+            talking = asyncio.create_task(talk())
+            await asyncio.sleep(0.05)
+            await prefer(agent, f"p{number}", *avoid)
+            await asyncio.sleep(0.05)
+            talking.cancel()
+            await asyncio.wait([talking])
+            sender.send(b"round %d" % number)
+            await wires[expected].frame(b"round %d" % number)
     for wire in wires:
         wire.close()
 

@@ -179,10 +179,11 @@ def test_a_nic_to_be_avoided_has_a_later_route_and_the_old_ones_go() -> None:
         "route replace ::/0 via fe80::1 dev fab0 onlink metric 1110 src fd00:20::3",
     ]
     assert attachment.nexthop_commands(NODE6, avoiding, 0)[1] == "route replace ::/0 nhid 1 metric 1010 src fd00:20::3"
-    assert attachment.delete_commands(wrong.stale) == [
+    assert attachment.delete_commands(NODE6, avoiding, wrong.stale) == [
         "route del default via 169.254.1.1 dev fab0 onlink metric 10",
         "route del ::/0 nhid 1 metric 10",
         "route del ::/0 via fe80::1 dev fab0 onlink metric 110",
+        "route replace ::/0 via fe80::1 dev fab0 onlink metric 1110 src fd00:20::3",  # sockets look anew
     ]
     assert not attachment.compare(NODE6, avoiding, standing_facts(NODE6, avoiding), NICS)
 
