@@ -27,10 +27,11 @@ class CountedEntry:
 
 @dataclass(frozen=True, slots=True)
 class FlowReading:
-    """Entries with our tag that a switch holds, and how many others it holds."""
+    """Entries with our tag that a switch holds, how many others, and how many that it learned for connections."""
 
     entries: tuple[CountedEntry, ...]
     foreign: int
+    learned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class GroupReading:
 
 @dataclass(frozen=True, slots=True)
 class MeterReading:
-    """Meters with our tag that a switch holds."""
+    """Meters with our tag that a switch holds; the rate of one that is not of our kind is 0."""
 
     meters: tuple[MeterEntry, ...]
 

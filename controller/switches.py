@@ -39,27 +39,29 @@ NAMED_DIFFERENCES = 5
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What a switch holds otherwise than it should: ``lost`` entries and groups, ``extra`` ones, and foreign ones."""
+    """What a switch holds otherwise than it should: what it ``lost``, what it has ``extra``, and foreign entries."""
 
-    lost: tuple[str, ...]
-    extra: tuple[str, ...]
+    lost: tuple[Change, ...]
+    extra: tuple[Change, ...]
     foreign: int
 
     @classmethod
     def between(cls, actual: TableSet, target: TableSet, foreign: int) -> Drift:
         """Compare what a switch holds with what it should."""
-        lost = [_text(change) for change in difference(actual, target) if change.op != "-"]
-        extra = [_text(change) for change in difference(actual, target) if change.op == "-"]
+        changes = difference(actual, target)
+        lost = [change for change in changes if change.op != "-"]
+        extra = [change for change in changes if change.op == "-"]
         return cls(tuple(lost), tuple(extra), foreign)
 
     @property
     def count(self) -> int:
-        """How many entries and groups of ours are wrong."""
+        """How many entries, groups and meters of ours are wrong."""
         return len(self.lost) + len(self.extra)
 
-
-def _text(change: Change) -> str:
-    return texts.change_text(change)
+    def examples(self, most: int) -> list[str]:
+        """Return some of what is wrong, in words."""
+        words = (("missing", self.lost), ("extra", self.extra))
+        return [f"{word} {texts.change_text(change)}" for word, changes in words for change in changes[:most]][:most]
 
 
 class SwitchConnection:
@@ -149,10 +151,8 @@ class SwitchConnection:
         expected = TableSet(wanted.owned_by(owners), wanted.groups, wanted.meters)
         drift = Drift.between(TableSet(actual, groups, meters), expected, 0)
         if drift.count:
-            examples = "; ".join(
-                (*(f"missing {text}" for text in drift.lost), *(f"extra {text}" for text in drift.extra))
-            )
-            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples[:500]}")
+            examples = "; ".join(drift.examples(NAMED_DIFFERENCES))
+            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples}")
 
     @staticmethod
     def _entries(readings: list[FlowReading], owners: frozenset[int]) -> Any:
@@ -334,7 +334,7 @@ class Switches:
                 "missing": len(drift.lost),
                 "unexpected": len(drift.extra),
                 "foreign": drift.foreign,
-                "examples": [*drift.lost, *drift.extra][:NAMED_DIFFERENCES],
+                "examples": drift.examples(NAMED_DIFFERENCES),
                 "repaired": True,
             }
             _log.warning("switch %s drifted: %s", name, data)
