@@ -367,9 +367,7 @@ def overlapping(tables: TableSet) -> list[tuple[FlowEntry, FlowEntry]]:
     ]
 
 
-def ip_packet(
-    family: Family, *, eth_src: int, eth_dst: int, source: int, target: int, **fields: Any
-) -> dict[str, int]:
+def ip_packet(family: Family, *, eth_src: int, eth_dst: int, source: int, target: int, **fields: Any) -> dict[str, int]:
     """Return an untagged IP packet; ``fields`` are those of the transport, with ``ip_proto``."""
     return {
         "vlan_vid": 0,

@@ -122,6 +122,6 @@ class Case:
     def joined(self, at: Port, verdict: Verdict) -> bool:
         """Tell whether there are cables from a switch to those of every receiver."""
         return all(
-            at.switch in self._topology.distances(tuple(sorted({port.switch for port in receiver.ports})))
+            at.switch in self._topology.costs(tuple(sorted({port.switch for port in receiver.ports})))
             for receiver in verdict.receivers
         )

@@ -55,15 +55,15 @@ def documents(seed: int, shape: Shape | None = None) -> Json:
     simple = not all(PROFILES[profile].capabilities.push_vlan for profile in profiles.values())
     ipv6 = all(PROFILES[profile].capabilities.ipv6 for profile in profiles.values()) and draw.maybe(0.6)
     hosts = {f"h{number}": _host(draw, names, number, simple) for number in range(1, draw.random.randint(1, 5) + 1)}
-    borders = {f"edge{number}": _border(draw, names, number, ipv6) for number in range(1, draw.random.randint(0, 2) + 1)}
+    borders = {
+        f"edge{number}": _border(draw, names, number, ipv6) for number in range(1, draw.random.randint(0, 2) + 1)
+    }
     fabric = {
         "mac": FABRIC_MAC,
         "gateway": "169.254.1.1",
         "transitVlan": TRANSIT_VLAN,
         "mtu": 1500,
-        "switches": {
-            name: _switch(draw, number, profiles[name]) for number, name in enumerate(names, start=1)
-        },
+        "switches": {name: _switch(draw, number, profiles[name]) for number, name in enumerate(names, start=1)},
         "links": [_link(a, b) for a, b in _graph(draw, names)],
         "borders": borders,
     }
@@ -122,7 +122,10 @@ def _border(draw: _Draw, names: Sequence[str], number: int, ipv6: bool) -> Json:
 
 def _link(a: str, b: str) -> Json:
     ends = ((a, b), (b, a))
-    return {side: {"switch": here, "port": TRUNK_PORT + int(there[2:])} for side, (here, there) in zip("ab", ends, strict=True)}
+    return {
+        side: {"switch": here, "port": TRUNK_PORT + int(there[2:])}
+        for side, (here, there) in zip("ab", ends, strict=True)
+    }
 
 
 def _graph(draw: _Draw, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -53,8 +53,8 @@ class Receiver:
 class Verdict:
     """What must become of a packet.
 
-    It may go to one of ``receivers`` and to nobody else; with ``may_drop`` it may also end.  ``answer`` is the frame that
-    must come back at once.  ``to_controller``: a copy goes there and nowhere else.  ``why`` is for people.
+    It may go to one of ``receivers`` and to nobody else; with ``may_drop`` it may also end.  ``answer`` is the frame
+    that must come back at once.  ``to_controller``: a copy goes there and nowhere else.  ``why`` is for people.
     """
 
     why: str
@@ -149,9 +149,7 @@ class Oracle:
         advertises = {"icmpv6_type": 136, "nd_reserved": 0xE0000000, "nd_options_type": 2, "nd_tll": self.inventory.mac}
         return turned | advertises | {"ipv6_dst": packet["ipv6_src"], "ipv6_src": int(border.gateway6)}
 
-    def _sender(
-        self, packet: Packet, station: Station, at: Port, family: Family, can: Capabilities
-    ) -> _Sender | None:
+    def _sender(self, packet: Packet, station: Station, at: Port, family: Family, can: Capabilities) -> _Sender | None:
         source = packet[family.source]
         if isinstance(station, Border):
             ours = packet["vlan_vid"] == _tag(station.vlan) and packet["eth_dst"] == self.inventory.mac
@@ -174,9 +172,7 @@ class Oracle:
             return _Sender(binding.network, binding.phase, serves_from=service)
         return None
 
-    def _somebody_of_the_network(
-        self, packet: Packet, station: Station, at: Port, family: Family
-    ) -> _Sender | None:
+    def _somebody_of_the_network(self, packet: Packet, station: Station, at: Port, family: Family) -> _Sender | None:
         """Find a network of which any address may be used here."""
         for binding in self.intent.bindings.values():
             network = self.intent.networks[binding.network]
@@ -270,7 +266,7 @@ class Oracle:
     ) -> Verdict:
         if not wish:
             return Verdict("the policy does not open it")
-        unsure = not sender.sure or not ports_known or not can.keeps_dark and sender.phase is Phase.DARK
+        unsure = not sender.sure or not ports_known or (not can.keeps_dark and sender.phase is Phase.DARK)
         if wish.opens and wish.answers and not wish.asks:
             unsure = True  # a switch that sees no flags may or may not tell it from an answer
         if target is Phase.STANDBY:
