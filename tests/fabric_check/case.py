@@ -12,12 +12,17 @@ from typing import Any
 from controller.compiler import Compilation, compile_documents
 from controller.evaluate import EvaluationError, Fabric, overlapping
 from controller.fabric import Document, Intent, Inventory, Port
+from controller.flows import TableSet
 from controller.profiles import PROFILES
 from controller.topology import Topology
 from tests.fabric_check.cases import Shape, documents
+from tests.fabric_check.openvswitch import OpenVSwitch
 from tests.fabric_check.oracle import Oracle, Verdict
 from tests.fabric_check.packets import Packets, Shot
-from tests.fabric_check.verdicts import Outcome, fault, shown
+from tests.fabric_check.verdicts import COUNTERS, Outcome, fault, shown
+
+#: Of so many packets the ones to try are chosen: few of those that can be thought of have to arrive anywhere.
+LEAST_DRAWN = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Case:
 
     seed: int
     documents: Mapping[str, Any]
-    tables: Mapping[str, Any] | None = field(default=None, compare=False)
+    tables: Mapping[str, TableSet] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, seed: int, shape: Shape | None = None) -> Case:
@@ -80,8 +85,18 @@ class Case:
         return "+".join(sorted({switch.profile for switch in self.inventory.switches.values()}))
 
     def shots(self, budget: int | None) -> list[Shot]:
-        """Return its packets; None: every one that can be thought of."""
-        return [shot for shot in Packets(self.intent, random.Random(self.seed)).draw(budget) if self._judged(shot)]
+        """Return so many packets, half of them such as must arrive, if there are; None: all that can be thought of."""
+        chance = random.Random(self.seed)
+        drawn = Packets(self.intent, chance).draw(None if budget is None else max(4 * budget, LEAST_DRAWN))
+        found = [shot for shot in drawn if self._judged(shot)]
+        if budget is None:
+            return found
+        arrives = {True: [], False: []}  # type: dict[bool, list[Shot]]
+        for shot in found:
+            verdict = self.oracle.judge(shot.packet, shot.at)
+            arrives[bool(verdict.receivers or verdict.answer or verdict.to_controller)].append(shot)
+        few = [chance.sample(shots, min(len(shots), budget // 2)) for shots in arrives.values()]
+        return [shot for shots in few for shot in shots]
 
     def _judged(self, shot: Shot) -> bool:
         """What comes from a trunk in the transit VLAN was let in by another switch."""
@@ -101,8 +116,22 @@ class Case:
             outcome = self.evaluated(self.fabric, shot)
             if isinstance(outcome, str):
                 yield self.mismatch(shot, f"evaluator, {self.profiles}", outcome, ())
-            elif found := fault(shot.packet, shot.at, verdict, outcome, ways_are_up=self.joined(shot.at, verdict)):
+            elif found := self.fault(shot, verdict, outcome):
                 yield self.mismatch(shot, f"evaluator, {self.profiles}", found, outcome.story)
+
+    def traced(self, shots: Iterable[Shot], switches: OpenVSwitch) -> Iterator[Mismatch]:
+        """Run packets through Open vSwitch, which has to hold the tables of this case."""
+        for shot in shots:
+            verdict = self.oracle.judge(shot.packet, shot.at)
+            outcome = switches.outcome(shot.packet, shot.at, self.fabric.links)
+            if found := self.fault(shot, verdict, outcome):
+                yield self.mismatch(shot, "ofproto/trace", found, outcome.story)
+
+    def fault(self, shot: Shot, verdict: Verdict, outcome: Outcome) -> str | None:
+        """Return in what an outcome breaks a verdict with all ports up."""
+        counters = COUNTERS.get(self.inventory.switches[shot.at.switch].profile)
+        up = self.joined(shot.at, verdict)
+        return fault(shot.packet, shot.at, verdict, outcome, ways_are_up=up, counters=counters)
 
     def evaluated(self, fabric: Fabric, shot: Shot) -> Outcome | str:
         """Return what the evaluator says became of a packet, or why the tables are wrong."""

@@ -11,9 +11,10 @@ from functools import cached_property
 
 from controller.fabric import Port
 from tests.fabric_check.case import Case, Mismatch
+from tests.fabric_check.openvswitch import OpenVSwitch
 from tests.fabric_check.oracle import Verdict
 from tests.fabric_check.packets import Shot
-from tests.fabric_check.verdicts import fault
+from tests.fabric_check.verdicts import Outcome, fault
 
 #: With so many links and ports to hosts and borders, every combination is tried: 2 to the power of it.
 EVERY_COMBINATION = 9
@@ -67,15 +68,28 @@ class Failures:
             fabric = self.case.fabric.with_down(down)
             for shot, verdict in shots:
                 outcome = self.case.evaluated(fabric, shot)
+                by = f"evaluator, {self.case.profiles}"
                 if isinstance(outcome, str):
-                    wrong: str | None = outcome
-                else:
-                    promised = self.promised(shot.at, verdict, down)
-                    wrong = fault(shot.packet, shot.at, verdict, outcome, ways_are_up=promised)
-                if wrong:
-                    story = () if isinstance(outcome, str) else outcome.story
-                    what = Shot(f"{shot.what}, down: {', '.join(map(str, sorted(down)))}", shot.at, shot.packet)
-                    yield self.case.mismatch(what, f"evaluator, {self.case.profiles}", wrong, story)
+                    yield self.case.mismatch(_with_down(shot, down), by, outcome, ())
+                elif wrong := self.fault(shot, verdict, down, outcome):
+                    yield self.case.mismatch(_with_down(shot, down), by, wrong, outcome.story)
+
+    def traced(self, switches: OpenVSwitch, sets: int, packets: int) -> Iterator[Mismatch]:
+        """Ask Open vSwitch, which holds the tables of the case, about some packets in some of the combinations."""
+        chance = random.Random(self.case.seed)
+        shots, combinations = self.shots(), list(self.combinations())
+        for down in chance.sample(combinations, min(len(combinations), sets)):
+            switches.set_down(self.case.fabric.with_down(down).down)
+            for shot, verdict in chance.sample(shots, min(len(shots), packets)):
+                outcome = switches.outcome(shot.packet, shot.at, self.case.fabric.links)
+                if wrong := self.fault(shot, verdict, down, outcome):
+                    yield self.case.mismatch(_with_down(shot, down), "ofproto/trace", wrong, outcome.story)
+        switches.set_down(frozenset())
+
+    def fault(self, shot: Shot, verdict: Verdict, down: frozenset[Port], outcome: Outcome) -> str | None:
+        """Return in what an outcome is wrong while ports are down."""
+        promised = self.promised(shot.at, verdict, down)
+        return fault(shot.packet, shot.at, verdict, outcome, ways_are_up=promised)
 
     def promised(self, at: Port, verdict: Verdict, down: frozenset[Port]) -> bool:
         """Tell whether a packet must still arrive: with one cable cut, wherever there is a way left."""
@@ -96,6 +110,10 @@ class Failures:
         return all(
             any(port not in down and port.switch in joined for port in receiver.ports) for receiver in verdict.receivers
         )
+
+
+def _with_down(shot: Shot, down: frozenset[Port]) -> Shot:
+    return Shot(f"{shot.what}, down: {', '.join(map(str, sorted(down)))}", shot.at, shot.packet)
 
 
 def _ports(elements: Sequence[Element]) -> frozenset[Port]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from typing import Literal
 
 from controller.fabric import Binding, Border, Intent, Inventory, Phase, Port, ServiceAddress, Station
 from controller.families import FAMILIES, IPV4, Address, Family, Prefix
@@ -54,7 +55,8 @@ class Verdict:
     """What must become of a packet.
 
     It may go to one of ``receivers`` and to nobody else; with ``may_drop`` it may also end.  ``answer`` is the frame
-    that must come back at once.  ``to_controller``: a copy goes there and nowhere else.  ``why`` is for people.
+    that must come back at once.  ``to_controller``: a copy goes there and nowhere else.  ``counted``: the counter
+    of drops that must count it, where a switch has one.  ``why`` is for people.
     """
 
     why: str
@@ -62,7 +64,7 @@ class Verdict:
     may_drop: bool = True
     answer: Packet | None = None
     to_controller: bool = False
-    spoofed: bool = False
+    counted: Literal["spoof", "fragment"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +125,12 @@ class Oracle:
             return Verdict("neither IPv4 nor IPv6")
         sender = self._sender(packet, station, at, family, can)
         if sender is None:
-            return Verdict("not an address that may send here", spoofed=True)
-        if packet["ip_frag"] & 2:
-            return Verdict("a later fragment") if can.fragments else self._decide(packet, sender, family, can, False)
-        return self._decide(packet, sender, family, can, True)
+            multicast = packet["eth_dst"] >> 40 & 1  # kernels send some of these on their own
+            return Verdict("not an address that may send here", counted=None if multicast else "spoof")
+        if packet["ip_frag"] and can.fragments:
+            # A dark node is pinned to TCP; the rest is not told from what is spoofed.
+            return Verdict("a fragment", counted=None if sender.phase is Phase.DARK else "fragment")
+        return self._decide(packet, sender, family, can, not packet["ip_frag"])
 
     # Who sends
 
@@ -237,7 +241,7 @@ class Oracle:
         if name is None or (name == "udp" and sender.phase is Phase.DARK):
             return _Wish()
         opens = name == "tcp" and packet["tcp_flags"] & (TCP_SYN | TCP_ACK) == TCP_SYN
-        if packet["ip_frag"] & 2:  # the ports are not there: a switch that cannot tell may take it for anything
+        if packet["ip_frag"]:  # a switch that cannot tell may take it for anything
             return _Wish(asks=any(one == name for one, _ in asked), answers=any(one == name for one, _ in answered))
         asks = (name, packet[f"{name}_dst"]) in asked and sender.serves_from is None
         answers = (name, packet[f"{name}_src"]) in answered and sender.phase is not Phase.DARK

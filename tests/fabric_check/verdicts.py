@@ -13,10 +13,14 @@ from tests.fabric_check.oracle import Packet, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Where copies of a packet left the fabric, as they then looked, and how many went to a controller."""
+    """Where copies of a packet left the fabric, as they then looked, and how many went to a controller.
+
+    ``last`` is table and priority of the last entry that it matched.
+    """
 
     sent: tuple[tuple[Port, Packet], ...] = ()
     to_controller: int = 0
+    last: tuple[int, int] | None = None
     story: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
@@ -24,13 +28,26 @@ class Outcome:
         """Return the outcome of a trace in the evaluator."""
         sent = tuple((one.port, one.packet) for one in trace.deliveries)
         story = [f"{step.switch}: {step.entry}" for step in trace.steps] + [str(drop) for drop in trace.drops]
-        return cls(sent, len(trace.punts), tuple(story))
+        last = trace.steps[-1].entry if trace.steps else None
+        return cls(sent, len(trace.punts), None if last is None else (last.table, last.priority), tuple(story))
 
 
-def fault(packet: Packet, at: Port, verdict: Verdict, outcome: Outcome, *, ways_are_up: bool = True) -> str | None:
+#: Table and priority of the entries that count what is dropped, by the profile of the switch.
+COUNTERS: Mapping[str, Mapping[str, tuple[int, int]]] = {"openvswitch": {"spoof": (0, 1), "fragment": (10, 400)}}
+
+
+def fault(
+    packet: Packet,
+    at: Port,
+    verdict: Verdict,
+    outcome: Outcome,
+    *,
+    ways_are_up: bool = True,
+    counters: Mapping[str, tuple[int, int]] | None = None,
+) -> str | None:
     """Return in what an outcome breaks a verdict, None where it does not.
 
-    Without ``ways_are_up`` a drop is never wrong.
+    Without ``ways_are_up`` a drop is never wrong.  ``counters`` are those of the switch where the packet comes in.
     """
     copies = len(outcome.sent) + outcome.to_controller
     if copies > 1:
@@ -40,6 +57,8 @@ def fault(packet: Packet, at: Port, verdict: Verdict, outcome: Outcome, *, ways_
     if verdict.answer is not None:
         wrong = not outcome.sent or outcome.sent[0][0] != at or unlike(verdict.answer, outcome.sent[0][1])
         return f"the answer is not {shown(verdict.answer)}" if wrong else None
+    if verdict.counted is not None and counters is not None and counters[verdict.counted] != outcome.last:
+        return f"the {verdict.counted} counter does not count it, but {outcome.last}"
     if not outcome.sent:
         lost = verdict.receivers and not verdict.may_drop and ways_are_up
         return "it is lost" if lost else None
