@@ -48,6 +48,7 @@ from controller.profiles.openvswitch_reach import (
     destination_key,
     destinations,
     ids_of,
+    marks,
     reaches,
 )
 from controller.profiles.openvswitch_services import service_cookie, service_entries
@@ -164,8 +165,7 @@ class _Fabric:
     def __post_init__(self) -> None:
         self.destinations = tuple(destinations(self.inventory, self.tags))
         self.ids = ids_of(self.destinations)
-        self._avoiding = Topology.of(self.inventory)
-        self._every = Topology.of(self.inventory, avoid_maintained=False)
+        self._topology = Topology.of(self.inventory)
 
     def is_of(self, inventory: Inventory, generation: int, tags: Tags) -> bool:
         """Tell whether it is what follows from these."""
@@ -173,12 +173,10 @@ class _Fabric:
         return same and self.generation == generation and self.tags == tags
 
     def seen_from(self, switch: str) -> _Seen:
-        """Return what a switch has.  One in maintenance forwards what comes to it, by every way that there is."""
+        """Return what a switch has."""
         if switch not in self._seen:
-            maintained = self.inventory.switches[switch].maintenance
-            topology = self._every if maintained else self._avoiding
-            found = reaches(self.inventory, topology, switch, self.destinations, self.ids)
-            trunks = tuple(topology.trunks[switch])
+            found = reaches(self.inventory, self._topology, switch, self.destinations, self.ids)
+            trunks = tuple(self._topology.trunks[switch])
             self._seen[switch] = _Seen(
                 trunks=trunks,
                 unreachable=frozenset(key for key, reach in found.items() if not reach.reachable),
@@ -203,6 +201,8 @@ class _Fabric:
         """Yield what every port has.  Table 0 has no entry for all ports: other ports may be other people's."""
         for table in (TABLE_RESOLVE, TABLE_ADVERTISE, TABLE_DELIVER, TABLE_FROM_TRUNK, TABLE_TO_STATION):
             yield self._base_entry(table, 0, match())
+        # A mark that is not known here never becomes a third walk.
+        yield self._base_entry(TABLE_TO_STATION, 60, match(eth_src=marks(self.inventory.mac)))
         transit = VLAN_PRESENT | self.inventory.transit_vlan
         for port in trunks:
             arrives = match(in_port=port, vlan_vid=transit)
