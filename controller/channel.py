@@ -101,6 +101,21 @@ class Channel(ABC):
         """Return the switch as a probe sees it."""
 
     @abstractmethod
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        """Set ports up or down as an administrator does; returns how many were otherwise.  Raises ChannelError.
+
+        The other end of the cable loses its carrier with a port that is down.
+        """
+
+    @abstractmethod
+    def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
+        """Have ``listener`` called, in the event loop, with port and frame of every packet that the switch sends us."""
+
+    @abstractmethod
+    async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        """Let frames leave by ports; raises ChannelError.  Nobody tells whether they did."""
+
+    @abstractmethod
     def close(self, reason: str) -> None:
         """End the connection; ``reason`` goes to the log."""
 

@@ -62,6 +62,10 @@ class Compilation:
         """Return the profile of a switch of the inventory."""
         assert self.intent.inventory is not None
         return PROFILES[self.intent.inventory.switches[switch].profile]
+    def in_maintenance(self, switch: str) -> bool:
+        """Tell whether a switch is out of use."""
+        inventory = self.intent.inventory
+        return inventory is not None and switch in inventory.switches and inventory.switches[switch].maintenance
 
     def capacity(self, switch: str) -> int:
         """Return how many entries a switch may hold."""

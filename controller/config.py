@@ -11,6 +11,7 @@ allow_absent_switches = false               # true: a switch that is away neithe
 switch_wait_seconds = 5.0                   # how long a prepare waits for a switch that is away
 verify_seconds = 30.0                       # how often every entry of every switch is read back
 metrics_listen = "127.0.0.1:9464"           # Prometheus; without it none.  Other addresses: mutual TLS
+lldp_seconds = 5.0                          # how often each port says by LLDP who it is
 log_level = "INFO"
 
 [rdmp]                                      # limits of the protocol: rdmp.limits
@@ -48,6 +49,7 @@ class Config:
     switch_wait_seconds: float = 5.0
     verify_seconds: float = 30.0
     metrics_listen: tuple[str, int] | None = None
+    lldp_seconds: float = 5.0
     log_level: str = "INFO"
     rdmp: Limits = field(default_factory=Limits)
 
@@ -79,6 +81,7 @@ def parse(document: Mapping[str, Any]) -> Config:
         "switch_wait_seconds": _seconds,
         "verify_seconds": _seconds,
         "metrics_listen": _address,
+        "lldp_seconds": _seconds,
         "log_level": _level,
     }
     for key in table:

@@ -26,7 +26,6 @@ class PortWatch:
         self._states: dict[str, dict[int, PortState]] = {}
         self._told: dict[Port, bool] = {}  # what others were last told, by port; without an entry: up
         self._listeners: list[Listener] = []
-        self._cables: dict[Port, str] = {}
 
     def subscribe(self, listener: Listener) -> None:
         """Have ``listener`` called whenever a port of the inventory goes up or down."""
@@ -88,14 +87,3 @@ class PortWatch:
             for number in self._attached(switch)
             if number not in states or not states[number].up
         )
-
-    def found_cable(self, port: Port, wrong: str | None) -> None:
-        """Note that the cable of a port is not the one of the inventory: what is wrong, in words; None: it is right."""
-        self._cables.pop(port, None)
-        if wrong is not None:
-            self._cables[port] = wrong
-
-    @property
-    def wrong_cables(self) -> Mapping[Port, str]:
-        """What is wrong with the cable of each port that has another one than the inventory says."""
-        return self._cables

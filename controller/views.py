@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from controller.cabling import FAULTS
 from controller.capacity import capacity_report
 from controller.channel import ChannelError
 from controller.compiler import Compilation
 from controller.counters import counters_json
 from controller.differences import differences
+from controller.discovery import Discovery
 from controller.ends import UnknownEnd, both_ends
-from controller.fabric import Service
+from controller.fabric import Port, Service
 from controller.ledger import Ledger
 from controller.metrics import Snapshot
 from controller.path import SwitchView, View, declared_services, explain
@@ -37,9 +39,10 @@ ANY_PORT = 1  # tried where no port is named and none is declared
 class Views:
     """Answers them from the ledger, from what the switches told, and by reading the switches."""
 
-    def __init__(self, ledger: Callable[[], Ledger], switches: Switches) -> None:
+    def __init__(self, ledger: Callable[[], Ledger], switches: Switches, discovery: Discovery) -> None:
         self._ledger = ledger
         self._switches = switches
+        self._discovery = discovery
         self._counted: dict[str, float] = {}
         self._counting = asyncio.Lock()
 
@@ -116,7 +119,9 @@ class Views:
         counters = {name: (before.get(name, {}), after.get(name, {})) for name in names}
         states = {name: found for name in counters if (found := ports.states(name)) is not None}
         compilation = self._ledger().compilation
-        return fabric_report(compilation, self._switches.report(), states, ports.wrong_cables, counters)
+        cables = self._discovery.cables({}, {}, ports.down())
+        wrong = {one.at: one.text for one in cables if one.state in FAULTS and isinstance(one.at, Port)}
+        return fabric_report(compilation, self._switches.report(), states, wrong, counters)
 
     async def _port_counters(self, names: Iterable[str]) -> dict[str, Mapping[int, PortCounters]]:
         async def read(name: str) -> Mapping[int, PortCounters]:

@@ -134,7 +134,8 @@ def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: i
     engine = Engine(state.view, state.calls, questions, runner, config.limits)
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
     bus = Bus(epoch, state.view, state.decisions, hub, DeadLetters(state.store, hub))
-    api.open(Service(engine, roles), queries, FabricQueries(questions, hub), bus, tokens, _address(config.enrol_listen))
+    fabric = FabricQueries(questions, hub, queries.cabling)
+    api.open(Service(engine, roles), queries, fabric, bus, tokens, _address(config.enrol_listen))
     return hub, Settler(engine, state.view, config.limits.settle_interval), bus
 
 

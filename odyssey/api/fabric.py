@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from odyssey.api.cabling import Cabling
 from odyssey.api.parameters import text
 from odyssey.model.naming import CONTROLLER
 from odyssey.orchestrator.questions import Questions
@@ -17,6 +18,8 @@ Params = Mapping[str, Any]
 Answer = Mapping[str, Any]
 Progress = Callable[[Params], Awaitable[None]]
 
+#: States of a cable that an operator must look at.
+CABLE_FAULTS = frozenset({"wrong", "narrow", "unexpected"})
 #: Every switch may have to be read before the answer.
 READ_SECONDS = 60.0
 #: A probe adds and deletes as many entries as were asked for.
@@ -26,9 +29,10 @@ PROBE_SECONDS = 900.0
 class FabricQueries:
     """One method for each RPC."""
 
-    def __init__(self, questions: Questions, hub: Hub) -> None:
+    def __init__(self, questions: Questions, hub: Hub, cabling: Cabling) -> None:
         self._questions = questions
         self._hub = hub
+        self._cabling = cabling
 
     async def path(self, params: Params) -> Answer:
         """The way from `from` to `to` (`port`, `protocol`), hop by hop, or where and why it stops."""
@@ -40,8 +44,15 @@ class FabricQueries:
         """Switches, ports, links, hosts and nodes as they are now; `interval` seconds long the load is measured."""
         answer = dict(await self._ask("fabric", params))
         agents = {peer.name for peer in self._hub.peers() if peer.role == "agent"}
+        cables = (await self._cabling.cabling({}))["cables"]
+        wrong = [cable for cable in cables if cable["state"] in CABLE_FAULTS]
         answer["hosts"] = {
-            name: {**host, "connected": name in agents} for name, host in dict(answer.get("hosts", {})).items()
+            name: {
+                **host,
+                "connected": name in agents,
+                "wrongCables": [cable["text"] for cable in wrong if cable["at"].startswith(f"{name} ")],
+            }
+            for name, host in dict(answer.get("hosts", {})).items()
         }
         return answer
 

@@ -179,7 +179,7 @@ def counters(app: App) -> None:
 
 @fabric.command()
 @click.option(
-    "-o", "--out", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg",
+    "-o", "--output", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg",
     help="Where to write the picture (default: stdout).",
 )  # fmt: skip
 @_interval

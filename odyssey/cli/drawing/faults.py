@@ -33,6 +33,7 @@ def faults_of(fabric: Mapping[str, Any]) -> list[Fault]:
     for name, host in fabric["hosts"].items():
         if host.get("connected") is False:
             found.append(Fault(f"host {name}", f"{name}: its agent is not connected"))
+        found += [Fault(f"host {name}", f"cabling: {text}") for text in host.get("wrongCables", [])]
     return found
 
 
@@ -58,4 +59,4 @@ def _of_ports(name: str, switch: Mapping[str, Any]) -> Iterator[Fault]:
             reason = "the switch has no such port" if not port.get("exists", True) else "down"
             yield Fault(where, f"{what}: {reason}", grave=not switch.get("isolated"))
         if port.get("wrongCable"):
-            yield Fault(where, f"{what}: wrong cable, it {port['wrongCable']}")
+            yield Fault(where, f"cabling: {port['wrongCable']}")

@@ -119,7 +119,7 @@ DIFFERENCE = {
     "owner": "policy/shop/lb/app", "tableName": "policy", "meaning": "drops connections",
     "found": "group:5 (x, cookie 0x1)",
 }  # fmt: skip
-EQUAL = {
+EQUAL: Json = {
     "connected": True, "reason": None, "equal": True, "entries": 90, "foreign": 2, "differences": [], "truncated": 0,
 }  # fmt: skip
 DIFFERS = {**EQUAL, "equal": False, "differences": [DIFFERENCE], "truncated": 4}
@@ -302,10 +302,11 @@ def test_no_two_boxes_of_switches_hosts_and_borders_overlap(documents: dict[str,
 def test_every_fault_is_marked_and_listed() -> None:
     documents = samples.shop()
     documents["inventory"]["fabric"]["switches"]["sw1"]["maintenance"] = True
-    wrong = {Port("sw1", 3): "leads to h1 eth1"}
+    wrong = {Port("sw1", 3): "sw1:3 is cabled to sw2:9; the inventory says host h3"}
     fabric = fabric_answer(documents, down=(Port("sw1", 2),), away=("sw2",), wrong=wrong)
     fabric["switches"]["sw1"]["drift"] = 4
     fabric["hosts"]["h3"]["connected"] = False
+    fabric["hosts"]["h1"]["wrongCables"] = ["h1 eth1 hears nothing"]
     texts = [fault.text for fault in faults_of(fabric)]
     assert texts == [
         "sw1: in maintenance, others do not use it",
@@ -314,12 +315,13 @@ def test_every_fault_is_marked_and_listed() -> None:
         "sw2: not connected to the controller",
         "sw2: 90 of 100 entries are used",
         "sw1 port 2 (host h2 eth0): down",
-        "sw1 port 3 (host h3 eth0): wrong cable, it leads to h1 eth1",
+        "cabling: sw1:3 is cabled to sw2:9; the inventory says host h3",
+        "cabling: h1 eth1 hears nothing",
         "h3: its agent is not connected",
     ]
     found = words(draw(fabric))
     assert set(texts) <= set(found)
-    assert found.count("!") == 5, "a mark for sw1, sw2, both ports and h3"
+    assert found.count("!") == 6, "a mark for sw1, sw2, both ports, h1 and h3"
 
 
 def test_a_fabric_without_faults_says_so() -> None:
@@ -330,7 +332,7 @@ def test_a_fabric_without_faults_says_so() -> None:
 
 
 def test_an_empty_fabric_is_a_picture_too() -> None:
-    empty = {"switches": {}, "links": [], "hosts": {}, "borders": {}, "networks": {}}
+    empty: Json = {"switches": {}, "links": [], "hosts": {}, "borders": {}, "networks": {}}
     assert "No faults" in words(draw(empty))
 
 

@@ -28,6 +28,9 @@ class FakeSwitch(Channel):
         self.ports: dict[int, PortState] = {}
         self.counted: dict[int, PortCounters] = {}
         self._port_listener: Callable[[PortChange], None] = lambda change: None
+        self.ports_down: set[int] = set()
+        self.packets: list[tuple[int, bytes]] = []
+        self.listener: Callable[[int, bytes], None] = lambda port, frame: None
         self._datapath_id = datapath_id
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -86,6 +89,18 @@ class FakeSwitch(Channel):
 
     def device(self) -> Device:
         raise ChannelError(f"{self.address}: it cannot be probed")
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        self._check()
+        wrong = {number for number in numbers if (number in self.ports_down) is up}
+        self.ports_down = self.ports_down - wrong if up else self.ports_down | wrong
+        return len(wrong)
+
+    def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
+        self.listener = listener
+
+    async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        self._check()
+        self.packets.extend(packets)
 
     def close(self, reason: str) -> None:
         if not self._end.done():

@@ -7,7 +7,7 @@ import asyncio
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from controller.counters import Tally, counters_json
 from controller.metrics import FabricCollector, Snapshot
 from controller.metrics_server import MetricsError, MetricsServer
 from controller.ports import PortCounters, PortState
-from controller.report import fabric_report
+from controller.report import Counters, fabric_report
 from odyssey.security.ca import CertificateAuthority
 from rdmp.tls import TlsFiles
 from tests.unit.controller import samples
@@ -33,7 +33,8 @@ def snapshot() -> Snapshot:
     tally.add("sw1", entries, compilation)
     seen = {"sw1": {"connected": True, "entries": 91, "capacity": 100000, "drift": 0, "foreign": 3}}
     ports = {"sw1": {1: PortState(1, "eth1", True, 10**7, 1), 2: PortState(2, "eth2", False, 10**7, 2)}}
-    counters = {"sw1": ({}, {1: PortCounters(1, 5, 6, 500, 600, 0, 0, 0, 0, 1.0)})}
+    counted = PortCounters(1, 5, 6, 500, 600, 0, 0, 0, 0, 1.0)
+    counters: dict[str, tuple[Counters, Counters]] = {"sw1": ({}, {1: counted})}
     return Snapshot(counters_json(tally, compilation), fabric_report(compilation, seen, ports, {}, counters))
 
 
@@ -136,7 +137,7 @@ async def test_what_cannot_be_asked_is_an_error_of_the_request_alone(
     authority: CertificateAuthority, tmp_path: Path
 ) -> None:
     context = files(authority, "controller", "controller", tmp_path / "controller").server_context()
-    answers = iter([OSError("the switch is gone"), snapshot()])
+    answers: Iterator[OSError | Snapshot] = iter([OSError("the switch is gone"), snapshot()])
 
     async def ask() -> Snapshot:
         answer = next(answers)

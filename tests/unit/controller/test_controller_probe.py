@@ -40,7 +40,7 @@ class TriedSwitch(FakeSwitch):
         self.generation = 7
         self.checks_generation = True
         self.sweeps = True
-        self.packets: dict[Any, int] = {}
+        self.hits: dict[Any, int] = {}
         self.sent = 0
         self.lost_after: int | None = None
 
@@ -49,7 +49,7 @@ class TriedSwitch(FakeSwitch):
 
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         found = (await super().read_flows(cookie, mask)).entries
-        counted = (CountedEntry(one.entry, self.packets.get(one.entry, 0), 0, 1.0) for one in found)
+        counted = (CountedEntry(one.entry, self.hits.get(one.entry, 0), 0, 1.0) for one in found)
         return FlowReading(tuple(counted), 0)
 
     async def read_port_counters(self) -> tuple[PortCounters, ...]:
@@ -96,7 +96,7 @@ class TriedDevice(Device):
         }
         hits = [one for one in self.switch.tables if one.table == 0 and matches(one.match, packet)]
         for entry in sorted(hits, key=lambda one: -one.priority)[:1]:
-            self.switch.packets[entry] = self.switch.packets.get(entry, 0) + count
+            self.switch.hits[entry] = self.switch.hits.get(entry, 0) + count
             if self.switch.reflects and OutputInPort() in entry.actions:
                 self.switch.sent += count
 
@@ -211,7 +211,7 @@ async def test_a_device_that_keeps_what_it_should_delete_is_an_error_and_is_look
     switch = TriedSwitch(compilation.tables["sw1"], lambda change: change.op == "-")
     switch.sweeps = False
     connection = SwitchConnection("sw1", switch)
-    connection.known = compilation.tables["sw1"]
+    await connection.bring_to(lambda: compilation.tables["sw1"])
 
     async def progress(_: Any) -> None:
         return None
@@ -219,8 +219,8 @@ async def test_a_device_that_keeps_what_it_should_delete_is_an_error_and_is_look
     probe = Probe(connection, make_plan(compilation.intent, "sw1", [1], None), SAYS, 0, progress)
     with pytest.raises(ChannelError, match="does not delete the entries of the probe"):
         await probe.run()
-    assert connection.known is None
     assert not connection.lock.locked()
+    assert (await connection.verify(lambda: compilation.tables["sw1"])).count == 1, "the next look finds it"
 
 
 async def test_changes_of_the_switch_wait_for_an_experiment_only(compilation: Compilation) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from controller.cabling import Heard
 from controller.capacity import capacity_report
 from controller.changes import FlowChange, patched
 from controller.channel import CountedEntry
 from controller.counters import Count, Tally, counters_json
-from controller.fabric import Port
+from controller.discovery import Discovery
+from controller.fabric import Inventory, Port
 from controller.flows import FlowEntry, Kind, crc_owner, make_cookie, match
 from controller.ledger import Ledger, OpenTransaction
 from controller.portwatch import PortWatch
@@ -34,9 +36,13 @@ class World:
         self.ledger = Ledger(samples.stamped(samples.shop()), {}, 1)
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.switches = Switches(lambda: self.ledger.compilation, self._publish, verify_seconds=60)
-        self.queries = Queries(lambda: self.ledger, self.switches)
+        self.discovery = Discovery(self._inventory, lambda: True, self._publish, 5.0)
+        self.queries = Queries(lambda: self.ledger, self.switches, self.discovery)
         self.fakes: dict[str, FakeSwitch] = {}
         self.tasks: list[asyncio.Task[None]] = []
+
+    def _inventory(self) -> Inventory | None:
+        return self.ledger.compilation.intent.inventory
 
     def _publish(self, topic: str, data: Mapping[str, Any]) -> None:
         self.events.append((topic, data))
@@ -121,14 +127,15 @@ async def test_ports_are_known_while_their_switch_is_away(world: World) -> None:
 # The fabric
 
 
-async def test_the_fabric_names_switches_links_hosts_and_nodes(world: World) -> None:
-    world.switches.ports.found_cable(Port("sw1", 101), "leads to sw9 port 3, must lead to sw2 port 101")
+async def test_the_fabric_names_switches_links_hosts_and_nodes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = {Port("sw1", 1): Heard(Port("sw2", 1))}
+    monkeypatch.setattr(world.discovery, "heard", lambda: heard)
     world.fakes["sw1"].port(101, False)
     report = await world.queries.call("fabric", {})
     sw1, sw2 = report["switches"]["sw1"], report["switches"]["sw2"]
     assert (sw1["connected"], sw2["connected"], sw1["down"], sw2["down"]) == (True, False, 1, None)
     by_number = {port["port"]: port for port in sw1["ports"]}
-    assert by_number[101]["wrongCable"].startswith("leads to sw9")
+    assert by_number[1]["wrongCable"] == "sw1:1 is cabled to sw2:1; the inventory says host h1"
     assert by_number[201]["attached"] == {"kind": "border", "name": "edge", "at": ""}
     assert report["links"] == [
         {"a": {"switch": "sw1", "port": 101}, "b": {"switch": "sw2", "port": 101}, "up": False}
