@@ -62,6 +62,7 @@ class Compilation:
         """Return the profile of a switch of the inventory."""
         assert self.intent.inventory is not None
         return PROFILES[self.intent.inventory.switches[switch].profile]
+
     def in_maintenance(self, switch: str) -> bool:
         """Tell whether a switch is out of use."""
         inventory = self.intent.inventory
