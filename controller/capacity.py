@@ -28,6 +28,7 @@ def capacity_report(ledger: Ledger) -> Json:
     now = ledger.compilation
     reserved = _reserved(ledger)
     costs = dict(_costs(ledger))
+    left = {key: _free_count(now.intent, key) for key in costs}
     switches = {}
     for name, tables in now.tables.items():
         used, capacity = len(tables.entries), now.capacity(name)
@@ -44,15 +45,10 @@ def capacity_report(ledger: Ledger) -> Json:
             "byKind": dict(kinds.most_common()),
             "byUser": dict(users.most_common()),
             "perNode": {key: cost[name] for key, cost in costs.items()},
-            "headroom": {key: min(free // cost[name], left) for key, (cost, left) in _bounded(costs, now).items()},
+            "headroom": {key: min(free // cost[name], left[key]) for key, cost in costs.items()},
         }
-    return {"switches": switches, "open": sorted(ledger.open), "untried": max(0, len(now.intent.networks) - MAX_TRIALS)}
-
-
-def _bounded(
-    costs: Mapping[str, Mapping[str, int]], now: Compilation
-) -> Mapping[str, tuple[Mapping[str, int], int]]:
-    return {key: (cost, _free_count(now.intent, key)) for key, cost in costs.items()}
+    untried = max(0, len(now.intent.networks) - MAX_TRIALS)
+    return {"switches": switches, "addresses": left, "open": sorted(ledger.open), "untried": untried}
 
 
 def _reserved(ledger: Ledger) -> Mapping[str, int]:

@@ -161,8 +161,8 @@ class Probe:
     async def _fields(self) -> Iterable[Finding]:
         tried = await self._tried(self._plan.fields())
         refused = {name: why for name, why in tried.items() if why is not None}
-        able = ", ".join(name for name in tried if name not in refused)
-        found = [Finding("set", None, able or "none")]
+        able = [name for name in tried if name not in refused]
+        found = [Finding("set fields", None, f"{len(able)} of {len(tried)}", ", ".join(able))]
         return found + [Finding(f"set: {name}", None, "no", why) for name, why in refused.items()]
 
     async def _actions(self) -> Iterable[Finding]:

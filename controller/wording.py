@@ -29,7 +29,9 @@ def meaning(switch: str, entry: FlowEntry, compilation: Compilation) -> str:
         return _of_policy(compilation.intent.policies.get(owner), owner, uses)
     for use in uses:
         words = {
-            Use.SENT: f"lets {name} send from its own port, MAC and address",
+            Use.SENT: f"lets {name} send from its own port, MAC and address"
+            if entry.kind is not Kind.BORDER
+            else f"lets in what comes from behind {name}",
             Use.RECEIVED: f"delivers to {name}",
             Use.DRAINED: f"drops new connections: {name} is draining",
             Use.DENIED: f"drops what no policy lets {name} send",

@@ -172,15 +172,15 @@ def user_rows(answer: Mapping[str, Any]) -> list[Row]:
 
 
 def headroom_rows(answer: Mapping[str, Any]) -> list[Row]:
-    """One row for each network: what a node costs at most, how many more fit, and which switch is full first."""
+    """One row for each network: what a node costs at most, how many more fit, and what is full first."""
+    addresses = answer["addresses"]
     rows: dict[str, Row] = {}
     for name, one in answer["switches"].items():
         for network, nodes in one["headroom"].items():
             row = rows.get(network)
             if row is None or nodes < row["nodes"]:
-                rows[network] = {
-                    "network": network, "perNode": one["perNode"][network], "nodes": nodes, "switch": name,
-                }  # fmt: skip
+                full = f"addresses of {network}" if nodes == addresses[network] else name
+                rows[network] = {"network": network, "perNode": one["perNode"][network], "nodes": nodes, "full": full}
     return list(rows.values())
 
 

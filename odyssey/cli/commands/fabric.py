@@ -65,7 +65,7 @@ _HEADROOM = (
     Column("NETWORK", "network"),
     Column("ENTRIES A NODE", "perNode", right=True),
     Column("MORE NODES", "nodes", right=True),
-    Column("FULL FIRST", "switch"),
+    Column("FULL FIRST", "full"),
 )
 _COUNTERS = (
     Column("WHAT", "what"),

@@ -157,7 +157,7 @@ async def test_a_device_that_refuses_things_is_told_from_its_profile(compilation
     assert found["match: tcp_flags"].to_json()["agrees"] is False
     assert found["fast-failover group"].to_json()["agrees"] is False
     assert found["meter"].found == "no"
-    assert (found["set: nd_tll"].found, "nd_tll" in found["set"].found) == ("no", False)
+    assert (found["set: nd_tll"].found, "nd_tll" in found["set fields"].detail) == ("no", False)
 
 
 async def test_a_device_that_does_not_reflect_is_found_out(compilation: Compilation) -> None:

@@ -262,7 +262,7 @@ def test_the_headroom_ends_with_the_addresses_of_the_subnet() -> None:
     documents = samples.shop()
     documents["network/shop/db"]["subnet"] = "172.16.30.0/29"
     report = capacity_report(Ledger(samples.stamped(documents), {}, 1))
-    assert report["switches"]["sw1"]["headroom"]["shop/db"] == 4
+    assert report["switches"]["sw1"]["headroom"]["shop/db"] == report["addresses"]["shop/db"] == 4
 
 
 # Counters
