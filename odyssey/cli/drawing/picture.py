@@ -57,6 +57,7 @@ class _Picture:
         self._faults = faults_of(fabric)
         self._svg = Svg()
         self._labels: list[tuple[float, float, str]] = []
+        self._nics: list[tuple[float, float, str]] = []
         self._ports: dict[PortKey, Json] = {
             (name, port["port"]): port for name, switch in fabric["switches"].items() for port in switch["ports"]
         }
@@ -143,7 +144,7 @@ class _Picture:
         path = _curve(place.box.middle, _centre(place.box), x, y)
         self._svg.curve(path, self._line_style(port["up"], load), title, _thickness(load))
         if nic:
-            self._svg.text(x, y + 12 if above else y - 4, nic, "tiny mid")
+            self._nics.append((x, y + 11 if above else y - 4, nic))
         self._label(x, y - 14 if above else y + 16, key, port["up"])
 
     def _bundles(self, group: Group) -> None:
@@ -202,6 +203,9 @@ class _Picture:
             self._svg.rect(box, "border", 8)
             self._svg.text(box.x + 12, box.y + 28, fitted(name, box.width - 24, 14), "name")
             self._svg.text(box.x + 12, box.y + 46, f"border, {self._fabric['borders'][name]['prefix']}", "small")
+
+        for x, y, nic in self._nics:
+            self._svg.text(x, y, nic, "tiny mid")
 
     def _switch(self, name: str, box: Box, switch: Json) -> None:
         style = "switch" if switch.get("connected") else "switch away"
