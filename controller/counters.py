@@ -86,6 +86,8 @@ class Tally:
 
     def _forget(self, compilation: Compilation) -> None:
         """Let go of what the intent does not have any more; a dark node of an aborted transaction, for example."""
+        for switch in self._seen.keys() - compilation.tables.keys():
+            del self._seen[switch]
         known = set(compilation.owners.values())
         for count in [one for one in self.totals if one.use not in _TO_PORTS | {Use.FRAGMENT}]:
             if count.subject not in known:

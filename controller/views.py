@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,6 +29,8 @@ from rdmp.rpc import RpcError
 Json = Mapping[str, Any]
 #: Differences that one answer names; the rest is counted, so that it stays below RDMP's message size.
 MAX_DIFFERENCES = 2000
+#: The same for nodes with their counters.
+MAX_COUNTED_NODES = 10_000
 #: The longest time over which the load of ports is measured.
 MAX_INTERVAL = 10.0
 #: How old the counters of an answer may be: several who ask at once cost the switches one reading.
@@ -200,14 +203,21 @@ class Views:
     # Counters
 
     async def counters(self, _params: Json) -> Json:
-        """Return what nodes, dependencies, networks, borders and ports have counted."""
+        """Return what nodes, dependencies, networks, borders and ports have counted; of very many nodes the first."""
+        found = await self._counters()
+        nodes = found["nodes"]
+        if len(nodes) > MAX_COUNTED_NODES:
+            found["nodes"] = dict(itertools.islice(nodes.items(), MAX_COUNTED_NODES))
+        return {**found, "truncated": max(0, len(nodes) - MAX_COUNTED_NODES)}
+
+    async def _counters(self) -> dict[str, Any]:
         await self.refresh()
         return counters_json(self._switches.tally, self._ledger().compilation)
 
     async def snapshot(self) -> Snapshot:
         """Return what metrics are made of."""
         names = [name for name in self._ledger().compilation.tables if self._switches.connection(name) is not None]
-        counted = await self.counters({})
+        counted = await self._counters()
         return Snapshot(counted, self._report(names, {}, await self._port_counters(names)))
 
     async def refresh(self) -> None:

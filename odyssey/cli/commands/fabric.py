@@ -173,6 +173,8 @@ def counters(app: App) -> None:
     for title, rows in view.counter_tables(answer):
         app.out.heading(title)
         app.out.table(_COUNTERS, rows, "none")
+    if answer.get("truncated"):
+        app.out.note(f"{answer['truncated']} more nodes are not shown.")
     app.out.heading("Dropped")
     app.out.table(_DROPS, view.drop_rows(answer), "nothing was dropped")
 

@@ -204,3 +204,36 @@ def test_declared_services_are_those_of_the_policy() -> None:
     intent = samples.compiled(samples.shop())
     ends = both_ends(intent.intent, "app", "db")
     assert declared_services(intent, *ends) == [Service("tcp", 5432), Service("udp", 5353)]
+
+
+def test_an_ipv6_address_asks_for_the_ipv6_path() -> None:
+    documents = samples.shop()
+    for name, number in (("lb", 10), ("app", 20)):
+        documents[f"network/shop/{name}"]["subnet6"] = f"fd00:0:0:{number}::/64"
+        documents[f"binding/shop-{name}-1"]["address6"] = f"fd00:0:0:{number}::2"
+    compilation = samples.compiled(documents)
+    answer = ask(compilation, "shop-lb-1", "fd00:0:0:20::2", 8080)
+    assert answer["open"] is True
+    assert answer["from"]["address"] == "fd00:0:0:10::2"
+    assert any("ipv6_dst=fd00:0:0:20::2" in hop["match"] for hop in answer["there"]["hops"] if hop["kind"] == "entry")
+    with pytest.raises(UnknownEnd, match="shop-lb-2 has no IPv6 address"):
+        both_ends(compilation.intent, "shop-lb-2", "fd00:0:0:20::2")
+
+
+def test_tagged_nics_and_borders_show_their_vlans() -> None:
+    documents = samples.shop()
+    for attachment in documents["inventory"]["hosts"]["h1"]["attachments"]:
+        attachment["tagged"] = True
+    documents["inventory"]["fabric"]["borders"]["edge"]["vlan"] = 300
+    answer = ask(samples.compiled(documents), "edge", "shop-lb-1", 80)
+    assert answer["open"] is True
+    assert ports(answer["there"]) == [("sw1", 201, "in", 300), ("sw1", 1, "out", 110)]
+    assert [hop["vlan"] for hop in (answer["there"]["hops"][0], answer["there"]["hops"][-1])] == [300, 110]
+
+
+def test_a_switch_in_maintenance_is_the_last_choice_of_a_sender() -> None:
+    documents = samples.shop()
+    documents["inventory"]["fabric"]["switches"]["sw1"]["maintenance"] = True
+    answer = ask(samples.compiled(documents), "shop-lb-1", "shop-app-2", 8080)
+    assert answer["there"]["hops"][0]["nic"] == "eth1"
+    assert {hop["switch"] for hop in answer["there"]["hops"] if "switch" in hop} == {"sw2"}

@@ -341,3 +341,10 @@ def test_what_the_intent_does_not_have_any_more_is_forgotten() -> None:
 async def test_counters_are_read_from_the_switches_that_are_there(world: World) -> None:
     answer = await world.queries.call("counters", {})
     assert answer["nodes"]["shop-lb-1"]["sentPackets"] == 3, "the switch in memory has counted 3 for each entry"
+    assert answer["truncated"] == 0
+
+
+async def test_of_very_many_nodes_an_answer_has_the_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.views.MAX_COUNTED_NODES", 2)
+    answer = await world.queries.call("counters", {})
+    assert (len(answer["nodes"]), answer["truncated"]) == (2, 3)
