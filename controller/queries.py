@@ -13,6 +13,7 @@ from controller.fabric import IntentRefused
 from controller.flows import COOKIE_OWNER_MASK
 from controller.ledger import Ledger
 from controller.switches import Switches
+from controller.tenure import Tenure
 from rdmp.rpc import RpcError
 
 Json = Mapping[str, Any]
@@ -21,11 +22,12 @@ MAX_ENTRIES = 8000
 
 
 class Queries:
-    """Answers ``observe``, ``compile``, ``flows`` and ``switches``."""
+    """Answers ``observe`` and every call that changes nothing."""
 
-    def __init__(self, ledger: Callable[[], Ledger], switches: Switches) -> None:
+    def __init__(self, ledger: Callable[[], Ledger], switches: Switches, tenure: Tenure) -> None:
         self._ledger = ledger
         self._switches = switches
+        self._tenure = tenure
 
     async def call(self, method: str, params: Json) -> Json:
         """Answer a call; raises RpcError."""
@@ -36,16 +38,35 @@ class Queries:
                 return await self.flows(params.get("switch"), params.get("owner"))
             case "switches":
                 return {"switches": self.switches()}
-        raise RpcError("unknown_method", f"the controller has no method {method!r}; it has compile, flows, switches")
+            case "standing":
+                return self.standing()
+            case "intent":
+                return {"marks": dict(self._ledger().marks), "open": sorted(self._ledger().open)}
+        known = "compile, flows, follow, intent, lead, standing, switches"
+        raise RpcError("unknown_method", f"the controller has no method {method!r}; it has {known}")
 
     def observe(self) -> dict[str, Any]:
         """Return the observation (``schemas/controller-observation.schema.json``)."""
         ledger = self._ledger()
         return {
             "revision": ledger.revision,
+            "intentDigest": ledger.digest,
+            "leads": self._tenure.leads(),
+            "generation": self._tenure.generation,
             "switches": self._switches.report(),
             "bindings": {node: binding.phase.value for node, binding in ledger.compilation.intent.bindings.items()},
             "open": {tx: sorted(key.removeprefix("binding/") for key in one.dark) for tx, one in ledger.open.items()},
+        }
+
+    def standing(self) -> dict[str, Any]:
+        """Return what the appointment of a leader depends on: the head of the observation, and the open work."""
+        ledger = self._ledger()
+        return {
+            "leads": self._tenure.leads(),
+            "generation": self._tenure.generation,
+            "intentDigest": ledger.digest,
+            "reach": self._switches.reach(),
+            "open": sorted(ledger.open),
         }
 
     def switches(self) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from typing import Any
 
 from controller import texts
 from controller.changes import Change, FlowChange, difference
-from controller.channel import Channel, ChannelError, FlowReading
+from controller.channel import Channel, ChannelError, FlowReading, NotMasterError, Role, StaleGenerationError
 from controller.compiler import Compilation
 from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.tenure import MAX_GENERATION, Tenure
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
@@ -61,11 +62,16 @@ def _text(change: Change) -> str:
 
 
 class SwitchConnection:
-    """One connected switch."""
+    """One connected switch, in the role that the tenure of this controller gives it."""
 
-    def __init__(self, name: str, channel: Channel) -> None:
+    def __init__(self, name: str, channel: Channel, tenure: Tenure, publish: Publish) -> None:
         self.name = name
         self.channel = channel
+        self.role: Role | None = None  # as the switch granted it under ``_generation``
+        self._generation = 0
+        self._tenure = tenure
+        self._publish = publish
+        self._was_master = False
         self.known: TableSet | None = None
         self.foreign = 0
         self.drift = 0
@@ -75,35 +81,85 @@ class SwitchConnection:
     async def bring_to(self, target: Callable[[], TableSet]) -> int:
         """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
 
-        Raises ChannelError, also if what is read back is not what was sent.
+        Raises NotMasterError if another controller leads, and ChannelError, also if what is read back is not what was
+        sent.
         """
         async with self._lock:
-            if self.known is None:
-                await self._read()
-            assert self.known is not None
-            wanted = target()
-            changes = difference(self.known, wanted)
-            if changes:
-                self.known = None
-                await self.channel.apply(changes)
-                await self._read_back(changes, wanted)
-                self.known = wanted
-            self.drift = 0
-            self._verified()
-            return len(changes)
+            await self._require_master()
+            try:
+                return await self._bring(target)
+            except NotMasterError:
+                # The switch was taken from us: by one that leads, which it then says, or by somebody without right.
+                self._lost_role()
+                await self._require_master()
+                return await self._bring(target)
+
+    async def _bring(self, target: Callable[[], TableSet]) -> int:
+        if self.known is None:
+            await self._read()
+        assert self.known is not None
+        wanted = target()
+        changes = difference(self.known, wanted)
+        if changes:
+            self.known = None
+            await self.channel.apply(changes)
+            await self._read_back(changes, wanted)
+            self.known = wanted
+        self.drift = 0
+        self._verified()
+        return len(changes)
+
+    async def stand(self) -> None:
+        """Ask the switch for the role that is ours now, again too: who leads no more learns it.  Raises ChannelError."""
+        async with self._lock:
+            await self._take_role()
+
+    async def _require_master(self) -> None:
+        if self.role is not Role.MASTER or not self._tenure.leads() or self._generation != self._tenure.generation:
+            await self._take_role()
+        if self.role is not Role.MASTER:
+            raise NotMasterError(f"{self.name}: another controller leads, generation {self._tenure.generation}")
+
+    async def _take_role(self) -> None:
+        role, generation = (Role.MASTER if self._tenure.leads() else Role.SLAVE), self._tenure.generation
+        reason = "appointed" if role is Role.MASTER else "another controller leads"
+        try:
+            await self.channel.take_role(role, generation)
+        except StaleGenerationError as stale:
+            self._lost_role()
+            if stale.generation > MAX_GENERATION:
+                text = f"its controller has the generation {stale.generation}, which is not one of ours: remove it"
+                raise ChannelError(f"{self.name}: {text}") from stale
+            await self._tenure.superseded(stale.generation)
+            role, generation, reason = Role.SLAVE, self._tenure.generation, str(stale)
+            await self.channel.take_role(role, generation)
+        if (role, generation) != (self.role, self._generation):
+            self.known = None  # another one may have written meanwhile
+        told, self.role, self._generation = self.role, role, generation
+        if role is not told and (role is Role.MASTER or self._was_master):
+            _log.info("switch %s: %s under generation %d (%s)", self.name, role, generation, reason)
+            data = {"switch": self.name, "role": role.value, "generation": generation, "reason": reason}
+            self._publish("switch.role", data)
+        self._was_master = role is Role.MASTER
+
+    def _lost_role(self) -> None:
+        self.role = self.known = None
 
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
-        """Read the whole switch and repair it; returns what was found.  Raises ChannelError.
+        """Read the whole switch and, if we lead, repair it; returns what was found.  Raises ChannelError.
 
         Drift is measured against what the switch held when we last looked, else against ``target``: a change that is
         decided but waits for its turn is no drift.
         """
         async with self._lock:
-            expected = self.known
+            expected = self.known if self.role is Role.MASTER else None
             await self._read()
             assert self.known is not None
             drift = Drift.between(self.known, target() if expected is None else expected, self.foreign)
             self.drift = drift.count
+            if self.role is not Role.MASTER:
+                self._verified()
+                return drift
         await self.bring_to(target)
         return drift
 
@@ -145,8 +201,11 @@ class SwitchConnection:
 class Switches:
     """All switches of the inventory, connected or not, and those that connect before the inventory names them."""
 
-    def __init__(self, target: Callable[[], Compilation], publish: Publish, *, verify_seconds: float) -> None:
+    def __init__(
+        self, target: Callable[[], Compilation], publish: Publish, tenure: Tenure, *, verify_seconds: float
+    ) -> None:
         self._target = target
+        self._tenure = tenure
         self._publish = publish
         self._verify_seconds = verify_seconds
         self._connections: dict[str, SwitchConnection] = {}
@@ -194,7 +253,7 @@ class Switches:
 
     async def connected(self, name: str, channel: Channel) -> None:
         """Take over a switch that shook hands; serves it until the connection ends."""
-        connection = SwitchConnection(name, channel)
+        connection = SwitchConnection(name, channel, self._tenure, self._publish)
         if (wrong := self._wrong_identity(connection, self._target())) is not None:
             self.refused(channel.address, wrong)
             channel.close(wrong)
@@ -243,6 +302,7 @@ class Switches:
         while True:
             pause = self._verify_seconds
             try:
+                await connection.stand()
                 # Before the inventory names it nothing is known of this switch: it may not be ours to change.
                 if connection.name in self._target().tables:
                     await self._inspect(connection, first)
@@ -259,6 +319,8 @@ class Switches:
             connection.channel.close(wrong)
             return
         drift = await connection.verify(lambda: self._tables(name))
+        if connection.role is not Role.MASTER:
+            return  # the leader mends it, and tells it
         if drift.count or drift.foreign != self._foreign.get(name, 0):
             self._foreign[name] = drift.foreign
             data = {
@@ -276,8 +338,11 @@ class Switches:
     async def bring_all(self) -> dict[str, str]:
         """Bring every connected switch to the intent, in parallel; returns what failed, by switch.
 
-        A switch that the intent no longer has loses our entries, as far as it is connected.
+        A switch that the intent no longer has loses our entries, as far as it is connected.  Who does not lead, or is
+        told meanwhile that another one does, leaves all of it to that one, and nothing failed.
         """
+        if not self._tenure.leads():
+            return {}
 
         async def bring(name: str) -> tuple[str, str | None]:
             connection = self.connection(name)
@@ -297,7 +362,24 @@ class Switches:
             with contextlib.suppress(ChannelError):
                 await connection.bring_to(TableSet)
         results = await asyncio.gather(*(bring(name) for name in sorted(wanted)))
+        if not self._tenure.leads():
+            return {}
         return {name: reason for name, reason in results if reason is not None}
+
+    async def stand_all(self) -> None:
+        """Ask every switch for the role that is ours now; one that fails is asked again when it is looked at."""
+
+        async def stand(connection: SwitchConnection) -> None:
+            try:
+                await connection.stand()
+            except ChannelError as error:
+                _log.warning("switch %s: %s", connection.name, error)
+
+        await asyncio.gather(*(stand(connection) for connection in self._connections.values()))
+
+    def reach(self) -> int:
+        """Return how many switches of the intent are connected."""
+        return sum(self.connection(name) is not None for name in self._target().tables)
 
     def report(self) -> dict[str, Any]:
         """Return the state of each switch as in the controller's observation."""
@@ -309,6 +391,7 @@ class Switches:
             verified = connection.last_verified if connection is not None else None
             found[name] = {
                 "connected": connection is not None,
+                "role": connection.role.value if connection is not None and connection.role else None,
                 "entries": len(known.entries) if known else 0,
                 "groups": len(known.groups) if known else 0,
                 "capacity": compilation.capacity(name),

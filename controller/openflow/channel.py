@@ -22,7 +22,16 @@ from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
 from controller.changes import Change
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
+from controller.channel import (
+    Channel,
+    ChannelError,
+    CountedEntry,
+    FlowReading,
+    GroupReading,
+    NotMasterError,
+    Role,
+    StaleGenerationError,
+)
 from controller.flows import is_our_group, is_ours
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.decode import decode_flow, decode_group
@@ -44,8 +53,10 @@ _WANTED = (
     _P.OFPFlowStatsReply,
     _P.OFPGroupDescStatsReply,
     _P.OFPErrorMsg,
+    _P.OFPRoleReply,
     _P.ONFBundleCtrlMsg,
 )
+_ROLES = {Role.MASTER: _O.OFPCR_ROLE_MASTER, Role.SLAVE: _O.OFPCR_ROLE_SLAVE}
 
 
 @dataclass(slots=True)
@@ -63,6 +74,7 @@ class OpenFlowChannel(Channel):
         self._loop = asyncio.get_running_loop()
         self._label = label
         self._datapath_id: int | None = None
+        self._role: Role | None = None
         self._xids = itertools.count(FIRST_XID)
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
@@ -160,7 +172,7 @@ class OpenFlowChannel(Channel):
     def _refused(self, message: Any) -> None:
         request = self._requests.get(message.xid)
         if request is not None and not request.future.done():
-            request.future.set_exception(ChannelError(f"{self._label}: {_error_text(message)}"))
+            request.future.set_exception(self._failure(message, f"{self._label}: {_error_text(message)}"))
         elif message.xid >= FIRST_XID:
             self._refusals[message.xid] = message
         else:
@@ -205,7 +217,31 @@ class OpenFlowChannel(Channel):
                 if future.done() and not future.cancelled():
                     future.exception()  # the first is raised above, nobody waits for the others
 
+    def _failure(self, message: Any, text: str) -> ChannelError:
+        """Return what to raise for an OFPErrorMsg."""
+        match message.type, message.code:
+            case _O.OFPET_BAD_REQUEST, _O.OFPBRC_IS_SLAVE:
+                self._role = None
+                return NotMasterError(text)
+            case _O.OFPET_ROLE_REQUEST_FAILED, _O.OFPRRFC_STALE:
+                return StaleGenerationError(text)
+        return ChannelError(text)
+
+    async def take_role(self, role: Role, generation: int) -> None:
+        try:
+            [[reply]] = await self._ask([_P.OFPRoleRequest(self._datapath, _ROLES[role], generation)], ANSWER_SECONDS)
+        except StaleGenerationError as stale:
+            self._role = None
+            question = _P.OFPRoleRequest(self._datapath, _O.OFPCR_ROLE_NOCHANGE, 0)
+            [[reply]] = await self._ask([question], ANSWER_SECONDS)
+            raise StaleGenerationError(str(stale), reply.generation_id) from None
+        if reply.role != _ROLES[role]:
+            raise ChannelError(f"{self._label}: the role {role} was asked for, and {reply.role} granted")
+        self._role = role
+
     async def apply(self, changes: Sequence[Change]) -> None:
+        if self._role is not Role.MASTER:
+            raise NotMasterError(f"{self._label}: nothing is written without the role master")
         bundle = next(self._bundles)
         seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
         opens = self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST)
@@ -242,7 +278,7 @@ class OpenFlowChannel(Channel):
             change = sent.get(xid)
             what = "the bundle" if change is None else _change_text(change)
             count = f"{len(refused)} of {len(sent)} changes refused"
-            raise ChannelError(f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
+            raise self._failure(message, f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
 
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         request = _P.OFPFlowStatsRequest(

@@ -5,17 +5,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from controller.changes import Change, patched
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading
+from controller.channel import (
+    Channel,
+    ChannelError,
+    CountedEntry,
+    FlowReading,
+    GroupReading,
+    NotMasterError,
+    Role,
+    StaleGenerationError,
+)
 from controller.flows import TableSet
 
 
-class FakeSwitch(Channel):
-    """Holds a table set; ``writes`` are the changes that it was sent, ``refuse`` lets the next one fail."""
+@dataclass
+class Device:
+    """What several connections to one switch share; ``generation`` is None before the first role was taken."""
 
-    def __init__(self, datapath_id: int, tables: TableSet | None = None) -> None:
-        self.tables = tables or TableSet()
+    tables: TableSet = field(default_factory=TableSet)
+    generation: int | None = None
+    master: FakeSwitch | None = None
+
+
+class FakeSwitch(Channel):
+    """A connection to a switch; ``writes`` are the changes that it was sent, ``refuse`` lets the next one fail."""
+
+    def __init__(self, datapath_id: int, tables: TableSet | None = None, device: Device | None = None) -> None:
+        self.device = device or Device(tables or TableSet())
+        self.role: Role | None = None
+        self.roles: list[tuple[Role, int]] = []
         self.writes: list[tuple[Change, ...]] = []
         self.reads: list[tuple[int, int]] = []
         self.refuse: str | None = None
@@ -34,9 +55,32 @@ class FakeSwitch(Channel):
     def address(self) -> str:
         return f"fake {self._datapath_id}"
 
+    @property
+    def tables(self) -> TableSet:
+        return self.device.tables
+
+    @tables.setter
+    def tables(self, tables: TableSet) -> None:
+        self.device.tables = tables
+
+    async def take_role(self, role: Role, generation: int) -> None:
+        self._check()
+        if self.device.generation is not None and generation < self.device.generation:
+            raise StaleGenerationError("stale", self.device.generation)
+        self.device.generation = generation
+        self.role = role
+        self.roles.append((role, generation))
+        if role is Role.MASTER:
+            self.device.master = self
+        elif self.device.master is self:
+            self.device.master = None
+
     async def apply(self, changes: Sequence[Change]) -> None:
         self._check()
+        assert self.role is not None, "a write as EQUAL"
         await self.slow.wait()
+        if self.device.master is not self:
+            raise NotMasterError(f"{self.address}: is slave")
         if self.refuse is not None:
             reason, self.refuse = self.refuse, None
             raise ChannelError(reason)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,10 +17,11 @@ from controller.channel import ChannelError
 from controller.flows import COOKIE_OWNER_MASK, TableSet
 from controller.participant import ControllerParticipant
 from controller.switches import OWNERS_READ_SINGLY
+from controller.tenure import Tenure
 from rdmp.participant import Effect, Refused, Transaction
 from rdmp.rpc import RpcError
 from tests.unit.controller import samples
-from tests.unit.controller.fake_switch import FakeSwitch
+from tests.unit.controller.fake_switch import Device, FakeSwitch
 
 NEW = samples.binding("shop-app-3", "shop/app", "172.16.20.4", "h3", "dark")
 ADMITTED = {**NEW, "phase": "admitted"}
@@ -30,14 +33,38 @@ class Rig:
     def __init__(self, **options: Any) -> None:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         settings: dict[str, Any] = {"allow_absent": False, "verify_seconds": 3600.0, "wait_seconds": 0.05} | options
-        self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
+        self.folder = TemporaryDirectory()
+        self.tenure = Tenure(Path(self.folder.name) / "tenure.json")
+        self.participant = ControllerParticipant(self._publish, self.tenure, **settings)
         self.switches: dict[str, FakeSwitch] = {}
         self.state: dict[str, Any] = {}
         self.tasks: list[asyncio.Task[None]] = []
         self.seq = 0
 
-    async def connect(self, name: str, datapath_id: int, tables: TableSet | None = None) -> FakeSwitch:
-        switch = FakeSwitch(datapath_id, tables)
+    def _publish(self, topic: str, data: Mapping[str, Any]) -> None:
+        self.events.append((topic, data))
+
+    async def restore(
+        self, state: Mapping[str, Any], in_doubt: Sequence[Transaction] = (), generation: int | None = 1
+    ) -> None:
+        """Restore, and lead under a generation unless it is None."""
+        self.state = dict(state)
+        await self.participant.restore(state, in_doubt)
+        if generation is not None:
+            await self.lead(generation)
+
+    async def lead(self, generation: int) -> Mapping[str, Any]:
+        return await self.ask("lead", generation=generation)
+
+    async def ask(self, method: str, **params: Any) -> Mapping[str, Any]:
+        async def nothing(_: Mapping[str, Any]) -> None: ...
+
+        return await self.participant.call(method, params, nothing)
+
+    async def connect(
+        self, name: str, datapath_id: int, tables: TableSet | None = None, device: Device | None = None
+    ) -> FakeSwitch:
+        switch = FakeSwitch(datapath_id, tables, device)
         self.switches[name] = switch
         self.tasks.append(asyncio.create_task(self.participant.switches.connected(name, switch)))
         await self.settle()
@@ -74,12 +101,13 @@ class Rig:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.folder.cleanup()
 
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     made = Rig()
-    await made.participant.restore({}, [])
+    await made.restore({})
     await made.connect("sw1", 1)
     await made.connect("sw2", 2)
     try:
@@ -203,7 +231,7 @@ async def test_prepare_refuses_with_reasons(rig: Rig) -> None:
 
 async def test_prepare_waits_a_moment_for_a_switch_that_is_away() -> None:
     rig = Rig(wait_seconds=5.0)
-    await rig.participant.restore({}, [])
+    await rig.restore({})
     await rig.connect("sw1", 1)
     tx = rig.transaction({"changes": samples.shop()}, admit=samples.shop())
     waiting = asyncio.create_task(rig.participant.prepare(tx))
@@ -213,7 +241,7 @@ async def test_prepare_waits_a_moment_for_a_switch_that_is_away() -> None:
     await waiting
     await rig.close()
     rig = Rig()
-    await rig.participant.restore({}, [])
+    await rig.restore({})
     with pytest.raises(Refused, match=r"switch sw1 is not connected; switch sw2 is not connected; connect it"):
         await rig.participant.prepare(tx)
 
@@ -235,7 +263,7 @@ async def test_open_transactions_reserve_room(rig: Rig) -> None:
 
 async def test_a_restart_compares_and_writes_nothing() -> None:
     first = Rig()
-    await first.participant.restore({}, [])
+    await first.restore({})
     for name, number in (("sw1", 1), ("sw2", 2)):
         await first.connect(name, number)
     await first.carry_out(samples.shop())
@@ -245,7 +273,7 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
     await first.close()
     second = Rig()
     try:
-        await second.participant.restore(first.state, [tx])
+        await second.restore(first.state, [tx])
         second.seq = first.seq
         for name, number in (("sw1", 1), ("sw2", 2)):
             await second.connect(name, number, first.switches[name].tables)
@@ -265,14 +293,14 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
 async def test_a_controller_with_an_empty_journal_removes_nothing() -> None:
     """Its journal was lost: the switches keep forwarding as they were told."""
     first = Rig()
-    await first.participant.restore({}, [])
+    await first.restore({})
     for name, number in (("sw1", 1), ("sw2", 2)):
         await first.connect(name, number)
     await first.carry_out(samples.shop())
     await first.close()
     second = Rig()
     try:
-        await second.participant.restore({}, [])
+        await second.restore({})
         for name, number in (("sw1", 1), ("sw2", 2)):
             await second.connect(name, number, first.switches[name].tables)
         removal = second.transaction(None, retire={"binding/shop-app-2": None})
@@ -287,7 +315,7 @@ async def test_a_controller_with_an_empty_journal_removes_nothing() -> None:
 async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() -> None:
     """The switches have admitted a node, and the controller dies before its journal has the result."""
     first = Rig()
-    await first.participant.restore({}, [])
+    await first.restore({})
     for name, number in (("sw1", 1), ("sw2", 2)):
         await first.connect(name, number)
     await first.carry_out(samples.shop())
@@ -297,7 +325,7 @@ async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() ->
     await first.close()
     second = Rig()
     try:
-        await second.participant.restore(first.state, [replace(tx, stage="admit")])
+        await second.restore(first.state, [replace(tx, stage="admit")])
         for name, number in (("sw1", 1), ("sw2", 2)):
             await second.connect(name, number, first.switches[name].tables)
         assert [switch.writes for switch in second.switches.values()] == [[], []]
@@ -310,7 +338,7 @@ async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() ->
 
 async def test_a_stage_that_is_done_is_not_undone_by_a_restart() -> None:
     rig = Rig()
-    await rig.participant.restore({}, [])
+    await rig.restore({})
     await rig.connect("sw1", 1)
     await rig.connect("sw2", 2)
     await rig.carry_out(samples.shop())
@@ -323,7 +351,7 @@ async def test_a_stage_that_is_done_is_not_undone_by_a_restart() -> None:
     await rig.commit(tx, "admit")
     await rig.close()
     again = Rig()
-    await again.participant.restore(rig.state, [tx])
+    await again.restore(rig.state, [tx])
     assert (await again.participant.observe())["bindings"]["shop-app-3"] == "admitted"
     await again.connect("sw1", 1, rig.switches["sw1"].tables)
     await again.connect("sw2", 2, rig.switches["sw2"].tables)
