@@ -110,7 +110,7 @@ class SwitchConnection:
         return len(changes)
 
     async def stand(self) -> None:
-        """Ask the switch for the role that is ours now, again too: who leads no more learns it.  Raises ChannelError."""
+        """Ask the switch for the role that is ours now; who leads no more learns it so.  Raises ChannelError."""
         async with self._lock:
             await self._take_role()
 

@@ -19,10 +19,22 @@ from odyssey.orchestrator.calls import FINAL, Call, CallBook
 from odyssey.orchestrator.locks import LockTable
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.steps import StepRunner
-from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, PlanRefused, Settle, plan, resolve, undo
+from odyssey.planning import (
+    DrainStep,
+    Goal,
+    Plan,
+    PlanOptions,
+    PlanRefused,
+    Settle,
+    TransactionStep,
+    plan,
+    resolve,
+    undo,
+)
 from odyssey.services import ServiceCallError, handle
 from odyssey.services.wish import Wish
 from odyssey.state.view import StateView
+from rdmp.records import TxRecord
 from rdmp.rpc import RpcError
 
 _log = logging.getLogger(__name__)
@@ -213,9 +225,11 @@ class Engine:
             if isinstance(step, DrainStep):
                 await self._runner.drain(step, work.tell)
                 continue
-            tx_id = f"{call.id}.{len(call.transactions) + 1}"
-            call = await self._calls.save(replace(call, transactions=(*call.transactions, tx_id)))
-            record = await self._runner.transact(tx_id, number, step.with_tx(tx_id), work.tell)
+            call, record = await self._transact(call, number, step, work)
+            if self._runner.may_succeed(record):
+                work.tell({"kind": "message", "text": f"a controller was lost; once more: {step.title}"})
+                call, record = await self._transact(call, number, step, work)
+            tx_id = record.id
             if record.state != "committed":
                 return call, _error("aborted", f"{step.title}: {record.reason}", tx_id), "failed"
             if not record.finished:
@@ -223,6 +237,13 @@ class Engine:
                 text = f"{step.title}: decided, but {missing} did not confirm yet; it is repeated until done"
                 return call, _error("pending", text, tx_id), "pending"
         return call, None, "done"
+
+    async def _transact(
+        self, call: Call, number: int, step: TransactionStep, work: _Work
+    ) -> tuple[Call, TxRecord]:
+        tx_id = f"{call.id}.{len(call.transactions) + 1}"
+        call = await self._calls.save(replace(call, transactions=(*call.transactions, tx_id)))
+        return call, await self._runner.transact(tx_id, number, step.with_tx(tx_id), work.tell)
 
     def _answer(
         self, call: Call, planned: Plan, state: str, error: Mapping[str, Any] | None
