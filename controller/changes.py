@@ -47,12 +47,21 @@ def difference(old: TableSet, new: TableSet) -> tuple[Change, ...]:
     changes += [MeterChange(op, meter) for op, meter in _kept(old.meters, new.meters)]
     changes += [GroupChange(op, group) for op, group in _kept(old.groups, new.groups)]
     gone = [entry for key, entry in old.entries.items() if key not in new.entries]
-    come = [entry for key, entry in new.entries.items() if old.entries.get(key) != entry]
-    changes += [FlowChange("-", entry) for entry in sorted(gone, key=lambda entry: entry.key)]
-    changes += [FlowChange("+", entry) for entry in sorted(come, key=lambda entry: (-entry.table, entry.key))]
+    come = [entry for key, entry in new.entries.items() if not _is(old.entries.get(key), entry)]
+    changes += [FlowChange("-", entry) for entry in sorted(gone, key=_table)]
+    changes += [FlowChange("+", entry) for entry in sorted(come, key=_table, reverse=True)]
     changes += [GroupChange("-", group) for number, group in sorted(old.groups.items()) if number not in new.groups]
     changes += [MeterChange("-", meter) for number, meter in sorted(old.meters.items()) if number not in new.meters]
     return tuple(changes)
+
+
+def _is(old: FlowEntry | None, new: FlowEntry) -> bool:
+    """Compare; of two compilations most entries are the same objects, which needs no look into them."""
+    return old is new or old == new
+
+
+def _table(entry: FlowEntry) -> int:
+    return entry.table
 
 
 _One = TypeVar("_One")

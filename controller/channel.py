@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controller.changes import Change
-from controller.flows import FlowEntry, GroupEntry
+from controller.flows import FlowEntry, GroupEntry, MeterEntry
 
 
 class ChannelError(Exception):
@@ -47,10 +47,11 @@ class CountedEntry:
 
 @dataclass(frozen=True, slots=True)
 class FlowReading:
-    """Entries with our tag that a switch holds, and how many others it holds."""
+    """Entries with our tag that a switch holds, how many others, and how many that it learned for connections."""
 
     entries: tuple[CountedEntry, ...]
     foreign: int
+    learned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,13 @@ class GroupReading:
 
     groups: tuple[GroupEntry, ...]
     foreign: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """Meters with our tag that a switch holds; the rate of one that is not of our kind is 0."""
+
+    meters: tuple[MeterEntry, ...]
 
 
 class Channel(ABC):
@@ -85,9 +93,9 @@ class Channel(ABC):
     async def apply(self, changes: Sequence[Change]) -> None:
         """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
 
-        Raises NotMasterError if this channel was not granted MASTER, or another controller took it since.
-
-        If the connection ends meanwhile, it is not known whether they were made.
+        Meters are the exception: they come before everything else and go after it, since no bundle takes them.
+        If the connection ends meanwhile, it is not known whether they were made.  Raises NotMasterError if this channel
+        was not granted MASTER, or another controller took it since.
         """
 
     @abstractmethod
@@ -97,6 +105,10 @@ class Channel(ABC):
     @abstractmethod
     async def read_groups(self) -> GroupReading:
         """Read all groups; raises ChannelError."""
+
+    @abstractmethod
+    async def read_meters(self) -> MeterReading:
+        """Read all meters; raises ChannelError."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

@@ -51,6 +51,13 @@ class Compilation:
         """Return the name of an owner (a cookie without generation); ``unknown`` where the intent does not have it."""
         return self.owners.get(owner, f"unknown {owner:#018x}")
 
+    def is_egress(self, switch: str, entry: FlowEntry) -> bool:
+        """Tell whether an entry of a switch only delivers what another switch has let in."""
+        inventory = self.intent.inventory
+        if inventory is None or switch not in inventory.switches:
+            return False
+        return PROFILES[inventory.switches[switch].profile].is_egress(entry)
+
     def capacity(self, switch: str) -> int:
         """Return how many entries a switch may hold."""
         assert self.intent.inventory is not None

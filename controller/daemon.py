@@ -21,6 +21,7 @@ from rdmp.journal import JournalError
 from rdmp.process import FolderHeldError, notify, only_one, stop_signal
 from rdmp.runner import ParticipantRunner
 from rdmp.tls import Identity, IdentityError
+from rdmp.tuning import collect_rarely
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart does not help
 EXIT_FAILED = 1
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="odyssey-controller", description="Odyssey's controller of the switches.")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: %(default)s)")
     arguments = parser.parse_args()
+    collect_rarely()  # entries are many small objects that live long
     try:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -271,6 +271,11 @@ def is_our_group(group: int) -> bool:
     return group >> 24 == OUR_TAG
 
 
+def is_our_meter(meter: int) -> bool:
+    """Tell whether the meter id carries our tag; switches have few meters, so ids are small."""
+    return meter >> 8 == OUR_TAG
+
+
 @dataclass(frozen=True, slots=True)
 class FlowEntry:
     """One flow entry; no actions means drop."""

@@ -11,16 +11,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from controller import texts
-from controller.changes import Change, FlowChange, difference
+from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
 from controller.channel import Channel, ChannelError, FlowReading, NotMasterError, Role, StaleGenerationError
 from controller.compiler import Compilation
 from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.rounds import Round, rounds
 from controller.tenure import MAX_GENERATION, Tenure
 
 _log = logging.getLogger(__name__)
@@ -32,126 +34,130 @@ OWNERS_READ_SINGLY = 8
 RETRY_SECONDS = 2.0
 #: How long the same reason to refuse a connection is not told again.
 REFUSED_AGAIN_SECONDS = 60.0
+#: How often an update is begun anew because another controller took a switch, without being its leader.
+TRIES_AS_MASTER = 2
 #: Differences that a message or an event names; the rest is counted.
 NAMED_DIFFERENCES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What a switch holds otherwise than it should: ``lost`` entries and groups, ``extra`` ones, and foreign ones."""
+    """What a switch holds otherwise than it should: what it ``lost``, what it has ``extra``, and foreign entries."""
 
-    lost: tuple[str, ...]
-    extra: tuple[str, ...]
+    lost: tuple[Change, ...]
+    extra: tuple[Change, ...]
     foreign: int
 
     @classmethod
     def between(cls, actual: TableSet, target: TableSet, foreign: int) -> Drift:
         """Compare what a switch holds with what it should."""
-        lost = [_text(change) for change in difference(actual, target) if change.op != "-"]
-        extra = [_text(change) for change in difference(actual, target) if change.op == "-"]
+        changes = difference(actual, target)
+        lost = [change for change in changes if change.op != "-"]
+        extra = [change for change in changes if change.op == "-"]
         return cls(tuple(lost), tuple(extra), foreign)
 
     @property
     def count(self) -> int:
-        """How many entries and groups of ours are wrong."""
+        """How many entries, groups and meters of ours are wrong."""
         return len(self.lost) + len(self.extra)
 
-
-def _text(change: Change) -> str:
-    return texts.change_text(change)
+    def examples(self, most: int) -> list[str]:
+        """Return some of what is wrong, in words."""
+        words = (("missing", self.lost), ("extra", self.extra))
+        return [f"{word} {texts.change_text(change)}" for word, changes in words for change in changes[:most]][:most]
 
 
 class SwitchConnection:
-    """One connected switch, in the role that the tenure of this controller gives it."""
+    """One connected switch."""
 
-    def __init__(self, name: str, channel: Channel, tenure: Tenure, publish: Publish) -> None:
+    def __init__(self, name: str, channel: Channel) -> None:
         self.name = name
         self.channel = channel
-        self.role: Role | None = None  # as the switch granted it under ``_generation``
-        self._generation = 0
-        self._tenure = tenure
-        self._publish = publish
+        self.role: Role | None = None
+        self._generation = 0  # under which the role was granted
         self._was_master = False
         self.known: TableSet | None = None
         self.foreign = 0
         self.drift = 0
         self.last_verified: datetime | None = None
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
-    async def bring_to(self, target: Callable[[], TableSet]) -> int:
-        """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
+    def is_master(self, tenure: Tenure) -> bool:
+        """Tell whether the switch granted MASTER under the generation by which we lead."""
+        return tenure.leads() and self.role is Role.MASTER and self._generation == tenure.generation
 
-        Raises NotMasterError if another controller leads, and ChannelError, also if what is read back is not what was
-        sent.
+    async def take_role(self, tenure: Tenure) -> str | None:
+        """Ask the switch for the role that is ours; who leads no more learns it so.  Only under ``lock``.
+
+        Returns the reason if we became MASTER or are so no more.  Raises ChannelError.
         """
-        async with self._lock:
-            await self._require_master()
-            try:
-                return await self._bring(target)
-            except NotMasterError:
-                # The switch was taken from us: by one that leads, which it then says, or by somebody without right.
-                self._lost_role()
-                await self._require_master()
-                return await self._bring(target)
-
-    async def _bring(self, target: Callable[[], TableSet]) -> int:
-        if self.known is None:
-            await self._read()
-        assert self.known is not None
-        wanted = target()
-        changes = difference(self.known, wanted)
-        if changes:
-            self.known = None
-            await self.channel.apply(changes)
-            await self._read_back(changes, wanted)
-            self.known = wanted
-        self.drift = 0
-        self._verified()
-        return len(changes)
-
-    async def stand(self) -> None:
-        """Ask the switch for the role that is ours now; who leads no more learns it so.  Raises ChannelError."""
-        async with self._lock:
-            await self._take_role()
-
-    async def _require_master(self) -> None:
-        if self.role is not Role.MASTER or not self._tenure.leads() or self._generation != self._tenure.generation:
-            await self._take_role()
-        if self.role is not Role.MASTER:
-            raise NotMasterError(f"{self.name}: another controller leads, generation {self._tenure.generation}")
-
-    async def _take_role(self) -> None:
-        role, generation = (Role.MASTER if self._tenure.leads() else Role.SLAVE), self._tenure.generation
+        role, generation = (Role.MASTER if tenure.leads() else Role.SLAVE), tenure.generation
         reason = "appointed" if role is Role.MASTER else "another controller leads"
         try:
             await self.channel.take_role(role, generation)
         except StaleGenerationError as stale:
-            self._lost_role()
+            self._lose_role()
             if stale.generation > MAX_GENERATION:
                 text = f"its controller has the generation {stale.generation}, which is not one of ours: remove it"
                 raise ChannelError(f"{self.name}: {text}") from stale
-            await self._tenure.superseded(stale.generation)
-            role, generation, reason = Role.SLAVE, self._tenure.generation, str(stale)
+            await tenure.superseded(stale.generation)
+            role, generation, reason = Role.SLAVE, tenure.generation, f"generation {stale.generation} leads"
             await self.channel.take_role(role, generation)
         if (role, generation) != (self.role, self._generation):
             self.known = None  # another one may have written meanwhile
-        told, self.role, self._generation = self.role, role, generation
-        if role is not told and (role is Role.MASTER or self._was_master):
-            _log.info("switch %s: %s under generation %d (%s)", self.name, role, generation, reason)
-            data = {"switch": self.name, "role": role.value, "generation": generation, "reason": reason}
-            self._publish("switch.role", data)
-        self._was_master = role is Role.MASTER
+        self.role, self._generation = role, generation
+        before, self._was_master = self._was_master, role is Role.MASTER
+        return reason if self._was_master != before else None
 
-    def _lost_role(self) -> None:
+    def _lose_role(self) -> None:
         self.role = self.known = None
 
+    async def bring_to(self, target: Callable[[], TableSet]) -> int:
+        """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
+
+        Raises ChannelError, also if what is read back is not what was sent.
+        """
+        async with self.lock:
+            wanted = target()
+            changes = difference(await self.ensure_known(), wanted)
+            await self.apply(changes)
+            await self.confirm(changes, wanted)
+            return len(changes)
+
+    async def ensure_known(self) -> TableSet:
+        """Return what the switch holds, read if it is not known.  Only under ``lock``.  Raises ChannelError."""
+        if self.known is None:
+            await self._read()
+        assert self.known is not None
+        return self.known
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make changes.  Only under ``lock``.  Raises ChannelError; then it is not known what the switch holds."""
+        if changes:
+            before, self.known = await self.ensure_known(), None
+            try:
+                await self.channel.apply(changes)
+            except NotMasterError:
+                self._lose_role()
+                raise
+            self.known = patched(before, changes)
+
+    async def confirm(self, changes: Sequence[Change], wanted: TableSet) -> None:
+        """Read back what was changed and compare it with what is wanted.  Only under ``lock``.  Raises ChannelError."""
+        if changes:
+            self.known = None
+            await self._read_back(changes, wanted)
+            self.known = wanted
+        self.drift = 0
+        self._verified()
+
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
-        """Read the whole switch and, if we lead, repair it; returns what was found.  Raises ChannelError.
+        """Read the whole switch and, as its MASTER, repair it; returns what was found.  Raises ChannelError.
 
         Drift is measured against what the switch held when we last looked, else against ``target``: a change that is
         decided but waits for its turn is no drift.
         """
-        async with self._lock:
+        async with self.lock:
             expected = self.known if self.role is Role.MASTER else None
             await self._read()
             assert self.known is not None
@@ -167,11 +173,12 @@ class SwitchConnection:
         self.known = None
         flows = await self.channel.read_flows()
         groups = await self.channel.read_groups()
+        meters = await self.channel.read_meters()
         self.foreign = flows.foreign + groups.foreign
-        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups)
+        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups, meters.meters)
 
-    async def _read_back(self, changes: tuple[Change, ...], wanted: TableSet) -> None:
-        """Compare every owner that was touched, and all groups if one was."""
+    async def _read_back(self, changes: Sequence[Change], wanted: TableSet) -> None:
+        """Compare every owner that was touched, and all groups and meters if one was."""
         owners = frozenset(change.entry.owner for change in changes if isinstance(change, FlowChange))
         if len(owners) > OWNERS_READ_SINGLY:
             readings = [await self.channel.read_flows()]
@@ -179,16 +186,16 @@ class SwitchConnection:
             singly = (self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners))
             readings = await asyncio.gather(*singly)
         actual = TableSet.of(self._entries(readings, owners)).entries
-        expected = wanted.owned_by(owners)
-        groups = wanted.groups
-        if any(not isinstance(change, FlowChange) for change in changes):
+        groups, meters = wanted.groups, wanted.meters
+        if any(isinstance(change, GroupChange) for change in changes):
             groups = TableSet.of((), (await self.channel.read_groups()).groups).groups
-        drift = Drift.between(TableSet(actual, groups), TableSet(expected, wanted.groups), 0)
+        if any(isinstance(change, MeterChange) for change in changes):
+            meters = TableSet.of((), (), (await self.channel.read_meters()).meters).meters
+        expected = TableSet(wanted.owned_by(owners), wanted.groups, wanted.meters)
+        drift = Drift.between(TableSet(actual, groups, meters), expected, 0)
         if drift.count:
-            examples = "; ".join(
-                (*(f"missing {text}" for text in drift.lost), *(f"extra {text}" for text in drift.extra))
-            )
-            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples[:500]}")
+            examples = "; ".join(drift.examples(NAMED_DIFFERENCES))
+            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples}")
 
     @staticmethod
     def _entries(readings: list[FlowReading], owners: frozenset[int]) -> Any:
@@ -196,6 +203,52 @@ class SwitchConnection:
 
     def _verified(self) -> None:
         self.last_verified = datetime.now(UTC)
+
+
+class Update:
+    """One update of several switches, whose locks are held: the rounds of ``controller/rounds.py``.
+
+    A round in which a switch fails is the last one: the next could let in what that switch does not deliver yet.
+    """
+
+    def __init__(self, connections: Mapping[str, SwitchConnection], target: Compilation) -> None:
+        self._connections = connections
+        self._target = target
+        self._failed: dict[str, str] = {}
+        self._made: dict[str, list[Change]] = {}
+
+    async def run(self) -> dict[str, str]:
+        """Carry it out and read back; returns what failed, by switch."""
+        await self._everywhere(self._connections, lambda name: self._connections[name].ensure_known())
+        ready = [name for name in self._connections if name not in self._failed]
+        before = {name: await self._connections[name].ensure_known() for name in ready}
+        for changes in rounds(before, self._target.tables, self._target.is_egress):
+            await self._everywhere(changes, partial(self._apply, changes))
+            if self._failed.keys() & changes.keys():
+                for name in self._made:  # nothing was read back: the next try looks first
+                    self._connections[name].known = None
+                return self._failed
+        await self._everywhere(ready, self._confirm)
+        return self._failed
+
+    async def _apply(self, changes: Round, name: str) -> None:
+        self._made.setdefault(name, []).extend(changes[name])
+        await self._connections[name].apply(changes[name])
+
+    async def _confirm(self, name: str) -> None:
+        wanted = self._target.tables.get(name, TableSet())
+        await self._connections[name].confirm(self._made.get(name, ()), wanted)
+
+    async def _everywhere(self, names: Iterable[str], work: Callable[[str], Awaitable[object]]) -> None:
+        """Do something on several switches at once and note what failed."""
+
+        async def attempt(name: str) -> None:
+            try:
+                await work(name)
+            except ChannelError as error:
+                self._failed[name] = str(error)
+
+        await asyncio.gather(*(attempt(name) for name in names))
 
 
 class Switches:
@@ -212,6 +265,7 @@ class Switches:
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
         self._arrived = asyncio.Event()  # a switch connected
+        self._updating = asyncio.Lock()  # one update over all switches at a time
 
     def connection(self, name: str) -> SwitchConnection | None:
         """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""
@@ -253,7 +307,7 @@ class Switches:
 
     async def connected(self, name: str, channel: Channel) -> None:
         """Take over a switch that shook hands; serves it until the connection ends."""
-        connection = SwitchConnection(name, channel, self._tenure, self._publish)
+        connection = SwitchConnection(name, channel)
         if (wrong := self._wrong_identity(connection, self._target())) is not None:
             self.refused(channel.address, wrong)
             channel.close(wrong)
@@ -302,7 +356,8 @@ class Switches:
         while True:
             pause = self._verify_seconds
             try:
-                await connection.stand()
+                async with connection.lock:
+                    await self._take_role(connection)
                 # Before the inventory names it nothing is known of this switch: it may not be ours to change.
                 if connection.name in self._target().tables:
                     await self._inspect(connection, first)
@@ -320,7 +375,7 @@ class Switches:
             return
         drift = await connection.verify(lambda: self._tables(name))
         if connection.role is not Role.MASTER:
-            return  # the leader mends it, and tells it
+            return  # the leader repairs it, and tells it
         if drift.count or drift.foreign != self._foreign.get(name, 0):
             self._foreign[name] = drift.foreign
             data = {
@@ -329,53 +384,76 @@ class Switches:
                 "missing": len(drift.lost),
                 "unexpected": len(drift.extra),
                 "foreign": drift.foreign,
-                "examples": [*drift.lost, *drift.extra][:NAMED_DIFFERENCES],
+                "examples": drift.examples(NAMED_DIFFERENCES),
                 "repaired": True,
             }
             _log.warning("switch %s drifted: %s", name, data)
             self._publish("switch.drift", data)
 
-    async def bring_all(self) -> dict[str, str]:
-        """Bring every connected switch to the intent, in parallel; returns what failed, by switch.
-
-        A switch that the intent no longer has loses our entries, as far as it is connected.  Who does not lead, or is
-        told meanwhile that another one does, leaves all of it to that one, and nothing failed.
-        """
-        if not self._tenure.leads():
-            return {}
-
-        async def bring(name: str) -> tuple[str, str | None]:
-            connection = self.connection(name)
-            if connection is None:
-                return name, f"switch {name} is not connected"
-            try:
-                await connection.bring_to(lambda: self._tables(name))
-            except ChannelError as error:
-                return name, str(error)
-            return name, None
-
-        wanted = self._target().tables.keys()
-        retired = [
-            connection for name, connection in self._connections.items() if name not in wanted and connection.known
-        ]
-        for connection in retired:
-            with contextlib.suppress(ChannelError):
-                await connection.bring_to(TableSet)
-        results = await asyncio.gather(*(bring(name) for name in sorted(wanted)))
-        if not self._tenure.leads():
-            return {}
-        return {name: reason for name, reason in results if reason is not None}
+    async def _take_role(self, connection: SwitchConnection) -> None:
+        """Ask for our role, and tell it if it is another than before.  Only under its lock.  Raises ChannelError."""
+        reason = await connection.take_role(self._tenure)
+        if reason is not None and connection.role is not None:
+            role, generation = connection.role.value, self._tenure.generation
+            _log.info("switch %s: %s under generation %d (%s)", connection.name, role, generation, reason)
+            data = {"switch": connection.name, "role": role, "generation": generation, "reason": reason}
+            self._publish("switch.role", data)
 
     async def stand_all(self) -> None:
         """Ask every switch for the role that is ours now; one that fails is asked again when it is looked at."""
 
         async def stand(connection: SwitchConnection) -> None:
             try:
-                await connection.stand()
+                async with connection.lock:
+                    await self._take_role(connection)
             except ChannelError as error:
                 _log.warning("switch %s: %s", connection.name, error)
 
         await asyncio.gather(*(stand(connection) for connection in self._connections.values()))
+
+    async def bring_all(self) -> dict[str, str]:
+        """Bring every connected switch to the intent, round by round; returns what failed, by switch.
+
+        A switch that the intent no longer has loses our entries, as far as it is connected.  Who does not lead, or is
+        told meanwhile that another one does, leaves all of it to that one, and nothing failed.
+        """
+        failed: dict[str, str] = {}
+        for _ in range(TRIES_AS_MASTER):
+            if not self._tenure.leads():
+                return {}
+            failed, taken = await self._bring_all()
+            if not taken:
+                break
+        return failed if self._tenure.leads() else {}
+
+    async def _bring_all(self) -> tuple[dict[str, str], bool]:
+        """Return what failed, and whether somebody took a switch from us meanwhile: the switch says by what right."""
+        async with self._updating, contextlib.AsyncExitStack() as locks:
+            wanted = self._target().tables.keys()
+            there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
+            failed = {name: f"switch {name} is not connected" for name in wanted - there.keys()}
+            there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
+            for connection in there.values():
+                await locks.enter_async_context(connection.lock)
+            failed |= await self._become_master(there)
+            ours = {name: one for name, one in there.items() if one.is_master(self._tenure)}
+            failed |= await Update(ours, self._target()).run()
+            taken = any(one.role is None for one in ours.values())
+        return {name: reason for name, reason in failed.items() if name in wanted}, taken
+
+    async def _become_master(self, connections: Mapping[str, SwitchConnection]) -> dict[str, str]:
+        """Take the role where we do not have it yet; returns what failed, by switch."""
+
+        async def become(name: str, connection: SwitchConnection) -> tuple[str, str | None]:
+            try:
+                if not connection.is_master(self._tenure):
+                    await self._take_role(connection)
+            except ChannelError as error:
+                return name, str(error)
+            return name, None
+
+        answers = await asyncio.gather(*(become(name, one) for name, one in connections.items()))
+        return {name: reason for name, reason in answers if reason is not None}
 
     def reach(self) -> int:
         """Return how many switches of the intent are connected."""

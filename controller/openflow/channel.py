@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,37 +21,36 @@ from typing import Any
 from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
-from controller.changes import Change
+from controller.changes import Change, MeterChange
 from controller.channel import (
     Channel,
     ChannelError,
-    CountedEntry,
     FlowReading,
     GroupReading,
+    MeterReading,
     NotMasterError,
     Role,
     StaleGenerationError,
 )
-from controller.flows import is_our_group, is_ours
+from controller.openflow import replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
-from controller.openflow.decode import decode_flow, decode_group
-from controller.openflow.encode import encode_change
+from controller.openflow.oxm import Malformed
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
 _log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0  # to the answer of a small request
 SECONDS_PER_ENTRY = 0.002  # more for each entry that is sent or read
-READ_SECONDS = 60.0  # to read a whole switch; os-ken parses some thousand entries in a second
+READ_SECONDS = 60.0  # to read a whole switch
 HANDSHAKE_SECONDS = 10.0
-CHUNK_BYTES = 64 * 1024
+MAX_PARTS = 4096  # of one answer, of at most 64 KiB each
 FIRST_XID = 0x80000000  # os-ken's own messages count up from 0
-_BUNDLE_FLAGS = _O.ONF_BF_ATOMIC | _O.ONF_BF_ORDERED
 _WANTED = (
     _P.OFPSwitchFeatures,
     _P.OFPBarrierReply,
     _P.OFPFlowStatsReply,
     _P.OFPGroupDescStatsReply,
+    _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
     _P.OFPRoleReply,
     _P.ONFBundleCtrlMsg,
@@ -75,7 +74,7 @@ class OpenFlowChannel(Channel):
         self._label = label
         self._datapath_id: int | None = None
         self._role: Role | None = None
-        self._xids = itertools.count(FIRST_XID)
+        self._next_xid = FIRST_XID
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._refusals: dict[int, Any] = {}  # errors that answer a message of ours, by xid
@@ -127,8 +126,18 @@ class OpenFlowChannel(Channel):
             self._call(self._ended, reason)
 
     def _from_thread(self, message: Any) -> None:
-        if isinstance(message, _WANTED):
-            self._call(self._received, message)
+        if not isinstance(message, _WANTED):
+            return
+        try:
+            if isinstance(message, _P.OFPFlowStatsReply):
+                message.body = replies.flows(message.body)
+            elif isinstance(message, _P.OFPGroupDescStatsReply):
+                message.body = replies.groups(message.body)
+            elif isinstance(message, _P.OFPMeterConfigStatsReply):
+                message.body = replies.meters(message.body)
+        except Malformed as fault:
+            message.body = fault
+        self._call(self._received, message)
 
     def _state_from_thread(self, state: str) -> None:
         if state == MAIN:
@@ -166,7 +175,11 @@ class OpenFlowChannel(Channel):
             self._refused(message)
         elif (request := self._requests.get(message.xid)) is not None and not request.future.done():
             request.parts.append(message)
-            if not getattr(message, "flags", 0) & _O.OFPMPF_REPLY_MORE or isinstance(message, _P.ONFBundleCtrlMsg):
+            if isinstance(getattr(message, "body", None), Malformed):
+                request.future.set_exception(ChannelError(f"{self._label}: malformed answer: {message.body}"))
+            elif len(request.parts) > MAX_PARTS:
+                request.future.set_exception(ChannelError(f"{self._label}: an answer of more than {MAX_PARTS} parts"))
+            elif not getattr(message, "flags", 0) & _O.OFPMPF_REPLY_MORE or isinstance(message, _P.ONFBundleCtrlMsg):
                 request.future.set_result(request.parts)
 
     def _refused(self, message: Any) -> None:
@@ -178,34 +191,35 @@ class OpenFlowChannel(Channel):
         else:
             _log.warning("%s: %s", self._label, _error_text(message))
 
-    def _new_xid(self) -> int:
-        xid = next(self._xids)
-        if xid == _O.MAX_XID:
-            self._xids = itertools.count(FIRST_XID)
-        return xid
+    def _new_xids(self, count: int) -> range:
+        """Return transaction ids that follow one another."""
+        if self._next_xid + count > _O.MAX_XID:
+            self._next_xid = FIRST_XID
+        first = self._next_xid
+        self._next_xid += count
+        return range(first, self._next_xid)
 
-    async def _transmit(self, messages: Sequence[Any]) -> None:
-        """Give messages, which have their xid, to os-ken in order."""
+    async def _transmit(self, pieces: Iterable[bytes], questions: Sequence[Any]) -> None:
+        """Give bytes, then questions that have their xid, to os-ken in order; the bytes are made in our thread."""
 
         def work() -> bool:
-            return all(self._datapath.send(chunk) for chunk in _chunks(messages))
+            return all(map(self._datapath.send, pieces)) and self._datapath.send(_serialized(questions))
 
         if self._end.done():
             raise ChannelError(f"{self._label}: {self._end.result()}")
         if not await self._loop.run_in_executor(self._sender, work):
             raise ChannelError(f"{self._label}: the connection ended")
 
-    async def _ask(self, questions: Sequence[Any], seconds: float, before: Sequence[Any] = ()) -> list[list[Any]]:
-        """Send messages that have no answer, then questions; wait for the answer to each question."""
+    async def _ask(self, questions: Sequence[Any], seconds: float, before: Iterable[bytes] = ()) -> list[list[Any]]:
+        """Send what has no answer, then questions; wait for the answer to each question."""
         asked = {}
-        for question in questions:
-            xid = self._new_xid()
+        for question, xid in zip(questions, self._new_xids(len(questions)), strict=True):
             question.set_xid(xid)
             asked[xid] = self._requests[xid] = _Request(self._loop.create_future())
         futures = [request.future for request in asked.values()]
         try:
             async with asyncio.timeout(seconds):
-                await self._transmit((*before, *questions))
+                await self._transmit(before, questions)
                 return [await future for future in futures]
         except TimeoutError:
             names = ", ".join(type(question).__name__ for question in questions)
@@ -242,22 +256,33 @@ class OpenFlowChannel(Channel):
     async def apply(self, changes: Sequence[Change]) -> None:
         if self._role is not Role.MASTER:
             raise NotMasterError(f"{self._label}: nothing is written without the role master")
+        meters = [change for change in changes if isinstance(change, MeterChange)]
+        await self._change_meters([change for change in meters if change.op != "-"])
+        await self._apply_bundle([change for change in changes if not isinstance(change, MeterChange)])
+        await self._change_meters([change for change in meters if change.op == "-"])
+
+    async def _change_meters(self, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
+        sent = self._new_xids(len(changes))
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [wire.messages(changes, sent.start)])
+        self._raise_refusals(sent, changes)
+
+    async def _apply_bundle(self, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
         bundle = next(self._bundles)
         seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
         opens = self._bundle(bundle, _O.ONF_BCT_OPEN_REQUEST)
-        opens.set_xid(self._new_xid())
-        adds, sent = [], {}
-        for change in changes:
-            inner = encode_change(self._datapath, change)
-            message = _P.ONFBundleAddMsg(self._datapath, bundle, _BUNDLE_FLAGS, inner, [])
-            message.set_xid(self._new_xid())
-            adds.append(message)
-            sent[message.xid] = change
+        [opens.xid] = self._new_xids(1)
+        sent = self._new_xids(len(changes))
+        pieces = itertools.chain([_serialized([opens])], wire.bundle_additions(changes, bundle, sent.start))
         self._refusals.clear()
         # A message that cannot be added is refused alone, and a commit would make the others: ask for refusals first.
         try:
-            await self._ask([_P.OFPBarrierRequest(self._datapath)], seconds, [opens, *adds])
-            self._raise_refusals(sent)
+            await self._ask([_P.OFPBarrierRequest(self._datapath)], seconds, pieces)
+            self._raise_refusals(sent, changes)
         except ChannelError:
             with contextlib.suppress(ChannelError):
                 await self._ask([self._bundle(bundle, _O.ONF_BCT_DISCARD_REQUEST)], ANSWER_SECONDS)
@@ -266,17 +291,16 @@ class OpenFlowChannel(Channel):
             commits = self._bundle(bundle, _O.ONF_BCT_COMMIT_REQUEST)
             await self._ask([commits, _P.OFPBarrierRequest(self._datapath)], seconds)
         except ChannelError:
-            self._raise_refusals(sent)
+            self._raise_refusals(sent, changes)
             raise
 
     def _bundle(self, number: int, step: int) -> Any:
-        return _P.ONFBundleCtrlMsg(self._datapath, number, step, _BUNDLE_FLAGS, [])
+        return _P.ONFBundleCtrlMsg(self._datapath, number, step, wire.BUNDLE_FLAGS, [])
 
-    def _raise_refusals(self, sent: Mapping[int, Change]) -> None:
+    def _raise_refusals(self, sent: range, changes: Sequence[Change]) -> None:
         refused, self._refusals = self._refusals, {}
         for xid, message in refused.items():
-            change = sent.get(xid)
-            what = "the bundle" if change is None else _change_text(change)
+            what = _change_text(changes[sent.index(xid)]) if xid in sent else "the bundle"
             count = f"{len(refused)} of {len(sent)} changes refused"
             raise self._failure(message, f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
 
@@ -284,41 +308,25 @@ class OpenFlowChannel(Channel):
         request = _P.OFPFlowStatsRequest(
             self._datapath, 0, _O.OFPTT_ALL, _O.OFPP_ANY, _O.OFPG_ANY, cookie, mask, _P.OFPMatch()
         )
-        found, foreign = [], 0
         [parts] = await self._ask([request], READ_SECONDS)
-        for part in parts:
-            for raw in part.body:
-                entry = decode_flow(raw) if is_ours(raw.cookie) else None
-                if entry is None:
-                    foreign += 1
-                else:
-                    seconds = raw.duration_sec + raw.duration_nsec / 1e9
-                    found.append(CountedEntry(entry, raw.packet_count, raw.byte_count, seconds))
-        return FlowReading(tuple(found), foreign)
+        entries = itertools.chain.from_iterable(part.body.entries for part in parts)
+        foreign, learned = (sum(getattr(part.body, name) for part in parts) for name in ("foreign", "learned"))
+        return FlowReading(tuple(entries), foreign, learned)
 
     async def read_groups(self) -> GroupReading:
-        found, foreign = [], 0
         [parts] = await self._ask([_P.OFPGroupDescStatsRequest(self._datapath, 0)], READ_SECONDS)
-        for part in parts:
-            for raw in part.body:
-                group = decode_group(raw) if is_our_group(raw.group_id) else None
-                if group is None:
-                    foreign += 1
-                else:
-                    found.append(group)
-        return GroupReading(tuple(found), foreign)
+        groups = itertools.chain.from_iterable(part.body.groups for part in parts)
+        return GroupReading(tuple(groups), sum(part.body.foreign for part in parts))
+
+    async def read_meters(self) -> MeterReading:
+        [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0)], READ_SECONDS)
+        return MeterReading(tuple(itertools.chain.from_iterable(part.body.meters for part in parts)))
 
 
-def _chunks(messages: Sequence[Any]) -> Iterator[bytearray]:
-    chunk = bytearray()
-    for message in messages:
-        message.serialize()
-        chunk += message.buf
-        if len(chunk) >= CHUNK_BYTES:
-            yield chunk
-            chunk = bytearray()
-    if chunk:
-        yield chunk
+def _serialized(questions: Sequence[Any]) -> bytes:
+    for question in questions:
+        question.serialize()
+    return b"".join(question.buf for question in questions)
 
 
 def _change_text(change: Change) -> str:

@@ -29,6 +29,8 @@ from os_ken.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER
 from os_ken.controller.ofp_handler import OFPHandler
 from os_ken.ofproto import ofproto_protocol, ofproto_v1_3
 
+from controller.openflow import replies
+
 MessageSink = Callable[[Any], None]
 StateSink = Callable[[str], None]
 MAIN, DEAD = MAIN_DISPATCHER, DEAD_DISPATCHER
@@ -111,4 +113,5 @@ def configure() -> None:
         cfg.CONF.set_override("echo_request_interval", ECHO_SECONDS)
         cfg.CONF.set_override("maximum_unreplied_echo_requests", ECHO_MISSES)
         ofproto_protocol.set_app_supported_versions(OpenFlowApp.OFP_VERSIONS)
+        replies.install()
         os_ken.base.app_manager.register_app(OpenFlowApp())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from controller.fabric import Binding, Intent, Inventory, Port, Refusal
 from controller.flows import (
     ETH_LLDP,
+    OUR_TAG,
     VLAN_PRESENT,
     Action,
     FlowEntry,
@@ -55,7 +56,7 @@ MULTICAST_BIT = 1 << 40  # lowest bit of the first byte of a MAC address
 LLDP_MULTICAST = 0x0180C200000E  # IEEE 802.1AB, nearest bridge
 MAX_PORT = 0xFEFF  # NXM_OF_IN_PORT has 16 bits and Open vSwitch keeps 0xff00 and above
 
-METER_TO_CONTROLLER = 1
+METER_TO_CONTROLLER = OUR_TAG << 8 | 1
 PACKETS_TO_CONTROLLER = 200  # in a second, from all ports of one switch
 BURST_TO_CONTROLLER = 100
 

@@ -102,5 +102,15 @@ def address(node: str) -> str:
     return NODES[node][1]
 
 
-async def reaches(source: str, target: str, port: int, **options: Any) -> bool:
-    return await asyncio.to_thread(can_connect, source, address(target), port, **options)
+async def reaches(source: str, target: str, port: int, *, seconds: float = 10.0, **options: Any) -> bool:
+    """Tell whether a connection can be opened, at last after ``seconds``: a switch's caches follow its tables late."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await asyncio.to_thread(can_connect, source, address(target), port, **options):
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+    return True
+
+
+async def closed(source: str, target: str, port: int, **options: Any) -> bool:
+    """Tell whether a connection cannot be opened."""
+    return not await asyncio.to_thread(can_connect, source, address(target), port, **options)

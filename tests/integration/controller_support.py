@@ -62,14 +62,19 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -
 
 
 def socket_in(netns: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """Make a socket in one of our namespaces: only the thread that makes it has to be there."""
+    """Make a socket in one of our namespaces."""
+    return socket_at(f"/run/netns/{PREFIX}{netns}", kind)
+
+
+def socket_at(path: str, kind: socket.SocketKind) -> socket.socket:
+    """Make a socket in the namespace of a file: only the thread that makes it has to be there."""
     made: list[socket.socket | OSError] = []
 
     def make() -> None:
         try:
-            with open(f"/run/netns/{PREFIX}{netns}", "rb") as file:
+            with open(path, "rb") as file:
                 if _libc.setns(file.fileno(), CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"setns to {netns}")
+                    raise OSError(ctypes.get_errno(), f"setns to {path}")
             made.append(socket.socket(socket.AF_INET, kind))
         except OSError as error:
             made.append(error)
@@ -201,6 +206,13 @@ class OpenVSwitch:
         for daemon in ("ovs-vswitchd", "ovsdb-server"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(self.pid(daemon), signal.SIGTERM)
+
+    def remove(self) -> None:
+        """Take the namespace away, with whatever still runs in it."""
+        for pid in run("ip", "netns", "pids", f"{PREFIX}{self.name}", check=False).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        run("ip", "netns", "del", f"{PREFIX}{self.name}", check=False)
 
     def add_port(self, interface: str, number: int) -> None:
         self.vsctl("add-port", self.name, interface, "--", "set", "interface", interface, f"ofport_request={number}")

@@ -23,7 +23,7 @@ from rdmp.participant import Effect, Transaction
 from rdmp.records import TxRecord
 from rdmp.runner import ParticipantRunner
 from tests.integration import controller_support as support
-from tests.integration.controller_harness import NODES, intent, reaches
+from tests.integration.controller_harness import NODES, closed, intent, reaches
 from tests.integration.controller_support import Lab, Pki, server
 from tests.integration.rdmp_support import FAST, Echo, Recorder
 from tests.unit.controller import samples
@@ -162,7 +162,7 @@ async def test_transactions_reach_the_switches_and_traffic_outlives_the_daemon(s
         await site.switches_are_there()
         assert {name: switch.flows() for name, switch in ctl_lab.switches.items()} == before
         assert committed(await site.execute("tx-3", {"binding/app-2": None}, "retire"))
-        assert not await reaches("lb-1", "app-2", 8080)
+        assert await closed("lb-1", "app-2", 8080)
     assert await site.daemon.end(signal.SIGTERM) == 0
 
 
@@ -217,7 +217,7 @@ async def test_a_kill_between_vote_and_decision_loses_nothing(
                 await site.until(
                     lambda: {name: switch.flows() for name, switch in ctl_lab.switches.items()} == before, "no trace"
                 )
-                assert not await reaches("app-2", "db-1", 5432)
+                assert await closed("app-2", "db-1", 5432)
         observed = await site.hub.call("controller", "observe", {}, 5.0)
         assert observed["open"] == {}
         assert ("app-2" in observed["bindings"]) == (decision == "committed")

@@ -43,10 +43,10 @@ QUICK = Sizes(seconds=2.0, idle=30, fleets=(10, 100, 1000), repeats=2, agent_pro
 
 
 class Child:
-    """A program of this package in a process of its own: a JSON object a line each way, one answer for each order."""
+    """A program of a package in a process of its own: a JSON object a line each way, one answer for each order."""
 
-    def __init__(self, module: str, settings: Mapping[str, Any]) -> None:
-        command = [sys.executable, "-m", f"tests.bench.rdmp.{module}", json.dumps(settings)]
+    def __init__(self, module: str, settings: Mapping[str, Any], package: str = "tests.bench.rdmp") -> None:
+        command = [sys.executable, "-m", f"{package}.{module}", json.dumps(settings)]
         self._name = module
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,

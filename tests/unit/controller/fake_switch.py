@@ -14,6 +14,7 @@ from controller.channel import (
     CountedEntry,
     FlowReading,
     GroupReading,
+    MeterReading,
     NotMasterError,
     Role,
     StaleGenerationError,
@@ -65,11 +66,11 @@ class FakeSwitch(Channel):
 
     async def take_role(self, role: Role, generation: int) -> None:
         self._check()
+        self.roles.append((role, generation))
         if self.device.generation is not None and generation < self.device.generation:
             raise StaleGenerationError("stale", self.device.generation)
         self.device.generation = generation
         self.role = role
-        self.roles.append((role, generation))
         if role is Role.MASTER:
             self.device.master = self
         elif self.device.master is self:
@@ -99,6 +100,10 @@ class FakeSwitch(Channel):
     async def read_groups(self) -> GroupReading:
         self._check()
         return GroupReading(tuple(self.tables.groups.values()), 0)
+
+    async def read_meters(self) -> MeterReading:
+        self._check()
+        return MeterReading(tuple(self.tables.meters.values()))
 
     def close(self, reason: str) -> None:
         if not self._end.done():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 from ipaddress import IPv4Address
@@ -42,13 +43,16 @@ def of_app_2(phase: str, switches: int = 2) -> list[str]:
 
 PIN = "in_port=2,vlan_tci=0x0000/0x1fff,dl_src=02:00:ac:10:14:03,nw_src=172.16.20.3"
 GROUP = "load:0->NXM_OF_IN_PORT[],group:224033877"
+FROM_TRUNK = "set_field:02:00:ac:10:14:03->eth_dst,set_field:0xd5a7c55->reg5,goto_table:32"
+TRANSIT = "push_vlan:0x8100,set_field:8096->vlan_vid"
+WALK_TO_SW1, WALK_TO_SW2 = "02:fa:00:00:00:02", "02:fa:00:00:00:03"
 
 
 def test_an_admitted_node_is_pinned_and_delivered() -> None:
     assert of_app_2("admitted") == [
         f"table=0,priority=300 ip,{PIN} set_field:0x2->reg0,goto_table:10",
         f"table=30,priority=200 ip,nw_dst=172.16.20.3 {REWRITE},{GROUP}",
-        f"table=31,priority=200 ip,nw_dst=172.16.20.3 {REWRITE},output:2",
+        f"table=31,priority=200 ip,nw_dst=172.16.20.3 {FROM_TRUNK}",
     ]
 
 
@@ -56,7 +60,7 @@ def test_a_dark_node_sends_tcp_only_and_gets_return_traffic_only() -> None:
     assert of_app_2("dark") == [
         f"table=0,priority=300 tcp,{PIN} set_field:0x8002->reg0,goto_table:10",
         f"table=30,priority=200 ip,reg1=0x1,nw_dst=172.16.20.3 {REWRITE},{GROUP}",
-        f"table=31,priority=200 ip,nw_dst=172.16.20.3 {REWRITE},output:2",
+        f"table=31,priority=200 ip,nw_dst=172.16.20.3 {FROM_TRUNK}",
     ]
 
 
@@ -70,16 +74,41 @@ def test_a_switch_without_trunks_has_no_trunk_entries() -> None:
     assert [line for line in of_app_2("admitted", switches=1) if line.startswith("table=31")] == []
 
 
-def test_a_switch_in_between_hands_trunk_frames_on() -> None:
+def of_host_2(homes: tuple[str, ...], switches: int, switch: str) -> tuple[list[str], list[str]]:
+    """The entries and the groups for what goes to host h2, with its ports on some switches of a line."""
     documents = samples.shop()
-    documents["inventory"] = inventory = samples.inventory(switches=3)
-    inventory["hosts"]["h2"]["attachments"] = [{"nic": "eth0", "switch": "sw3", "port": 2}]
+    documents["inventory"] = inventory = samples.inventory(switches=switches)
+    inventory["hosts"]["h2"]["attachments"] = [{"nic": home, "switch": home, "port": 2} for home in homes]
     compilation = samples.compiled(documents)
-    assert lines(compilation.tables["sw2"], "binding/shop-app-2", compilation)[1] == (
-        "table=31,priority=200 ip,in_port=101,nw_dst=172.16.20.3 push_vlan:0x8100,set_field:8096->vlan_vid,output:102"
-    )
-    group = texts.group_text(compilation.tables["sw1"].groups[224033877])
-    assert group.endswith("bucket=watch_port:101,actions=push_vlan:0x8100,set_field:8096->vlan_vid,output:101")
+    tables = compilation.tables[switch]
+    used = {224033877, 230510052, 230325618}  # walk 1, walk 2 to the second home, walk 2 to the first home
+    groups = [texts.group_text(group) for number, group in sorted(tables.groups.items()) if number in used]
+    return lines(tables, "host/h2", compilation), groups
+
+
+def test_a_station_is_reached_by_its_port_here_else_by_a_second_walk_to_its_other_home() -> None:
+    entries, groups = of_host_2(("sw1", "sw2"), 2, "sw1")
+    assert entries == [
+        "table=0,priority=1 in_port=2 drop",
+        f"table=32,priority=100 reg5=0xd5a7c55,dl_src={WALK_TO_SW1} set_field:02:fa:00:00:00:01->eth_src,output:2",
+        f"table=32,priority=100 reg5=0xd5a7c55,dl_src={WALK_TO_SW2} group:230510052",
+        f"table=32,priority=50 reg5=0xd5a7c55 {GROUP}",
+    ]
+    walk_2 = f"actions=set_field:{WALK_TO_SW2}->eth_src,{TRANSIT},output:101"
+    assert groups == [
+        "group_id=224033877,type=ff,bucket=watch_port:2,actions=output:2,bucket=watch_port:101," + walk_2,
+        f"group_id=230510052,type=ff,bucket=watch_port:101,actions={TRANSIT},output:101",
+    ]
+
+
+def test_a_switch_in_between_hands_trunk_frames_on() -> None:
+    to_next = f"group_id=224033877,type=ff,bucket=watch_port:102,actions={TRANSIT},output:102"
+    assert of_host_2(("sw3",), 3, "sw2") == ([f"table=32,priority=50 reg5=0xd5a7c55 {GROUP}"], [to_next])
+    entries, groups = of_host_2(("sw1", "sw3"), 3, "sw2")
+    marked = "table=32,priority=100 reg5=0xd5a7c55,dl_src="
+    assert entries[:2] == [f"{marked}{WALK_TO_SW1} group:230325618", f"{marked}{WALK_TO_SW2} group:230510052"]
+    # Both homes are equally far: walk 1 takes either, so there is nothing left for a second walk to try.
+    assert groups[0].count("bucket") == 2 and "eth_src" not in groups[0]
 
 
 def test_policy_entries_do_not_grow_with_nodes() -> None:
@@ -88,31 +117,70 @@ def test_policy_entries_do_not_grow_with_nodes() -> None:
         address = f"172.16.20.{number}"
         many[f"binding/shop-app-{number}"] = samples.binding(f"shop-app-{number}", "shop/app", address, "h1")
     grown = [samples.compiled(one).tables["sw1"] for one in (few, many)]
-    assert [sum(entry.table == 10 for entry in tables) for tables in grown] == [35, 35]
+    assert [sum(entry.table == 10 for entry in tables) for tables in grown] == [36, 36]
     assert len(grown[1].entries) - len(grown[0].entries) == 50 * 3
 
 
-def test_the_counts_of_the_document_hold() -> None:
-    """docs/fabric.md, "Entry counts for each switch"."""
-    bare = {"inventory": samples.inventory(border=False)}
-    border = {"inventory": samples.inventory()}
+def grow(document: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {**document, **more}
 
-    def count(documents: dict[str, Any], switch: str = "sw1") -> int:
-        return len(samples.compiled(documents).tables[switch].entries)
 
-    assert count({"inventory": samples.inventory(border=False, hosts=0, switches=1)}) == 7
-    assert count({"inventory": samples.inventory(border=False, hosts=0)}) == 7 + 2
-    assert count(bare) == 7 + 2 + 3
-    assert (count(border) - count(bare), count(border, "sw2") - count(bare, "sw2")) == (8, 3)
-    networks = {
-        "network/shop/a": samples.network(1, "172.16.10.0/24"),
-        "network/shop/b": samples.network(2, "172.16.20.0/24"),
-    }
+def count(documents: dict[str, Any], switch: str = "sw1") -> int:
+    return len(samples.compiled(documents).tables[switch].entries)
+
+
+def test_the_counts_of_the_document_hold_for_the_inventory() -> None:
+    """docs/fabric.md, "Entry counts"."""
+    assert count({"inventory": samples.inventory(border=False, hosts=0, switches=1)}) == 10
+    assert count({"inventory": samples.inventory(border=False, hosts=0)}) == 10 + 4
+    bare = {"inventory": samples.inventory(border=False, hosts=1)}
+    assert count(bare) == 10 + 4 + 3 + (1 + 2)
+    single = copy.deepcopy(bare)
+    del single["inventory"]["hosts"]["h1"]["attachments"][1]
+    assert (count(single), count(single, "sw2")) == (10 + 4 + 3 + 1, 10 + 4 + 1)
+    border = {"inventory": samples.inventory(hosts=1)}
+    assert (count(border) - count(bare), count(border, "sw2") - count(bare, "sw2")) == (1 + 3 + 1 + 6, 1 + 3 + 1)
+    both = copy.deepcopy(border)
+    both["inventory"]["fabric"]["borders"]["edge"] |= {"prefix6": "2001:db8::/64", "gateway6": "2001:db8::1"}
+    assert (count(both) - count(border), count(both, "sw2") - count(border, "sw2")) == (3 + 4, 3)
+
+
+NETWORKS = {
+    "network/shop/a": samples.network(1, "172.16.10.0/24"),
+    "network/shop/b": samples.network(2, "172.16.20.0/24"),
+}
+NETWORKS6 = {key: grow(value, subnet6=f"2001:db8:0:{value['id']}::/64") for key, value in NETWORKS.items()}
+
+
+@pytest.mark.parametrize(("networks", "families", "errors"), [(NETWORKS, 1, 3), (NETWORKS6, 2, 3 + 4)])
+def test_the_counts_of_the_document_hold_for_policies(networks: dict[str, Any], families: int, errors: int) -> None:
+    bare = {"inventory": samples.inventory()}
     assert count(bare | networks) - count(bare) == 2
     tcp = {"policy/shop/a/b": samples.policy("shop/a", "shop/b", ("tcp", 1), ("tcp", 2))}
-    assert count(bare | networks | tcp) - count(bare | networks) == 2 * 3 + 6
+    assert count(bare | networks | tcp) - count(bare | networks) == families * 2 * 3 + 2 * errors
     back = {"policy/shop/b/a": samples.policy("shop/b", "shop/a", ("udp", 1))}
-    assert count(bare | networks | tcp | back) - count(bare | networks | tcp) == 2
+    assert count(bare | networks | tcp | back) - count(bare | networks | tcp) == families * 2
+    peers = {"policy/shop/a/a": samples.policy("shop/a", "shop/a", ("udp", 1))}
+    assert count(bare | networks | peers) - count(bare | networks) == families * 2 + errors
+
+
+def test_the_counts_of_the_document_hold_for_nodes_and_services() -> None:
+    bare = {"inventory": samples.inventory(), **NETWORKS6}
+    one_home = bare["inventory"]["hosts"]["h1"]["attachments"]
+    del one_home[1]
+
+    def node(phase: str) -> dict[str, Any]:
+        of_4 = samples.binding("shop-a-1", "shop/a", "172.16.10.2", "h1", phase)
+        return {"binding/shop-a-1": grow(of_4, address6="2001:db8:0:1::2")}
+
+    for phase, entries in (("standby", 0), ("dark", 3), ("admitted", 3), ("draining", 4)):
+        assert count(bare | node(phase)) - count(bare) == 2 * entries, phase
+        assert count(bare | node(phase), "sw2") - count(bare, "sw2") == 2 * max(entries - 1, 0), phase
+    admitted = bare | node("admitted")
+    service = {"network": "shop/a", "address": "172.16.10.1", "address6": "2001:db8:0:1::1", "slots": ["shop-a-1"] * 8}
+    served = {**admitted, "service/shop/a": service}
+    assert count(served) - count(admitted) == 2 * 4 + 8 + (1 + 2 * 2)
+    assert count(served, "sw2") - count(admitted, "sw2") == 2 * 4 + 8 + (1 + 2)
 
 
 def test_a_generation_is_of_the_content_of_a_document_and_of_nothing_else() -> None:
@@ -141,7 +209,7 @@ def test_a_difference_adds_egress_before_ingress_and_revokes_first() -> None:
         for change in changes
         if not isinstance(change, FlowChange) or change.entry.cookie >> 48 & 0xFF == Kind.BINDING
     ]
-    assert words == ["group+", "-0", "-30", "-31", "+31", "+30", "+0"]
+    assert words == ["group+", "group+", "-0", "-30", "-31", "+31", "+30", "+0"]
     assert [isinstance(change, GroupChange) for change in difference(samples.compiled(documents).tables["sw1"], old)][
         -1
     ]
@@ -159,17 +227,17 @@ def test_owners_have_names() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_numbers() -> None:
-    small = samples.shop() | {"inventory": samples.inventory(max_entries=66)}
+    small = samples.shop() | {"inventory": samples.inventory(max_entries=89)}
     refusals = capacity_refusals(samples.compiled(small), [])
     assert [refusal.subject for refusal in refusals] == ["switch sw1"], "sw2 has no border port and needs less"
     assert refusals[0].reason == (
-        "67 entries are needed, at most 66 fit (maxEntries); used by: policies 29, base 9, borders 8, "
-        "nodes of shop/lb 6, nodes of shop/app 6, nodes of shop/db 3, networks 3, hosts 3"
+        "90 entries are needed, at most 89 fit (maxEntries); used by: policies 29, base 22, hosts 12, borders 9, "
+        "nodes of shop/lb 6, nodes of shop/app 6, nodes of shop/db 3, networks 3"
     )
 
 
 def test_old_and_new_entries_are_counted_together() -> None:
-    documents = samples.shop() | {"inventory": samples.inventory(max_entries=68)}
+    documents = samples.shop() | {"inventory": samples.inventory(max_entries=91)}
     without = dict(documents)
     del without["binding/shop-db-1"]
     other = without | {"binding/shop-db-2": samples.binding("shop-db-2", "shop/db", "172.16.30.3", "h3")}
@@ -182,7 +250,7 @@ def test_a_preview_shows_what_changes_but_not_generations() -> None:
     old = samples.compiled(samples.shop(), seq=1)
     assert preview(old, samples.compiled(samples.shop(), seq=2))["sw1"]["entries"] == []
     report = preview(old, samples.compiled(samples.shop(app_2="draining"), seq=2))["sw1"]
-    assert (report["before"], report["after"], report["add"], report["remove"]) == (67, 68, 1, 0)
+    assert (report["before"], report["after"], report["add"], report["remove"]) == (90, 91, 1, 0)
     assert report["entries"] == [
         {
             "op": "+", "table": 30, "priority": 300, "match": "tcp,nw_dst=172.16.20.3,tcp_flags=+syn-ack",
@@ -231,7 +299,9 @@ def broken(change: Any) -> str:
 
 def test_wrong_inventories_are_refused() -> None:
     link = {"a": {"switch": "sw1", "port": 150}, "b": {"switch": "sw2", "port": 150}}
-    assert "closes a loop; the switches must form a tree" in broken(lambda one: one["fabric"]["links"].append(link))
+    assert "sw1:150 - sw2:150 is parallel to sw1:101 - sw2:101" in broken(
+        lambda one: one["fabric"]["links"].append(link)
+    )
     port = {"nic": "eth2", "switch": "sw1", "port": 201}
     second = {"nic": "eth2", "switch": "sw1", "port": 33}
     lost = {"nic": "eth2", "switch": "sw9", "port": 1}

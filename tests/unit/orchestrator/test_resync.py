@@ -27,7 +27,7 @@ def record(state: Any, **participants: Any) -> TxRecord:
 
 
 def sets(*keys: str) -> dict[str, Any]:
-    return {"prepare": None, "stages": {"admit": {"changes": dict.fromkeys(keys, {})}}}
+    return {"prepare": None, "stages": {"admit": {"changes": {key: {} for key in keys}}}}
 
 
 def test_a_mark_follows_from_the_content_alone() -> None:
