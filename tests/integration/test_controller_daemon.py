@@ -100,6 +100,10 @@ class Site:
             lambda: "controller" in {peer.name for peer in self.hub.peers()}, "the controller is connected"
         )
 
+    async def lead(self, generation: int = 1) -> None:
+        """What odysseyd does: appoint the controller."""
+        await self.hub.call("controller", "lead", {"generation": generation}, 5.0)
+
     async def switches_are_there(self) -> None:
         for _ in range(500):
             answer = await self.hub.call("controller", "switches", {}, 5.0)
@@ -127,6 +131,7 @@ async def site(ctl_lab: Lab, ctl_pki: Pki, tmp_path: Path) -> AsyncIterator[Site
     try:
         await daemon.start()
         await made.controller_is_there()
+        await made.lead()
         for name in support.SWITCHES:
             switch = ctl_lab.switches[name]
             await asyncio.to_thread(switch.set_controller, ctl_pki.issue("switch", name), daemon.port)
