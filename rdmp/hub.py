@@ -255,9 +255,12 @@ class Hub(SessionOwner):
         ]
 
     def connected(self, role: str) -> Mapping[str, str]:
-        """Return the connected participants of one certificate role, by name, with the mark of their start (`boot`)."""
+        """Return the connected participants of one certificate role by name, each with a mark of its connection."""
         peers = ((name, self._sessions[session]) for name, session in self._participants.items())
-        return {name: peer.boot for name, peer in peers if peer.identity is not None and peer.identity.role == role}
+        return {
+            name: f"{peer.boot} {peer.since}" for name, peer in peers
+            if peer.identity is not None and peer.identity.role == role
+        }  # fmt: skip
 
     # Sessions
 

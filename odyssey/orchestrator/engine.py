@@ -226,7 +226,7 @@ class Engine:
                 await self._runner.drain(step, work.tell)
                 continue
             call, record = await self._transact(call, number, step, work)
-            if self._runner.may_succeed(record):
+            if await self._runner.may_succeed(record):
                 work.tell({"kind": "message", "text": f"a controller was lost; once more: {step.title}"})
                 call, record = await self._transact(call, number, step, work)
             tx_id = record.id

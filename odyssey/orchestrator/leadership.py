@@ -40,8 +40,8 @@ _LOOK_AGAIN = 0.05
 class Standing:
     """What a controller said of itself when it was last asked, and what that means."""
 
-    boot: str
-    digest: str
+    connection: str
+    """A mark of the connection on which it said so."""
     candidate: Candidate
     in_step: bool
 
@@ -87,13 +87,11 @@ class Leadership:
     def status(self) -> dict[str, Any]:
         """The appointment, and how each connected controller stands."""
         leader = asdict(self._leader) if self._leader is not None else None
+        in_step = self._in_step()
         controllers = [
-            {
-                "name": name, "leads": self._leads(name), "inStep": name in self._in_step(),
-                "reach": standing.candidate.reach,
-            }
-            for name, standing in sorted(self._standings.items()) if name in self._present()
-        ]  # fmt: skip
+            {"name": name, "leads": self._leads(name), "inStep": name in in_step, "reach": standing.candidate.reach}
+            for name, standing in sorted(self._known().items())
+        ]
         return {"leader": leader, "controllers": controllers}
 
     async def members(self) -> tuple[str, ...]:
@@ -121,24 +119,33 @@ class Leadership:
         """Wait until somebody leads, at most `leader_timeout`: who took over meanwhile has filled the switches then."""
         await self._wait_for_leader()
 
-    def lost(self, record: TxRecord) -> bool:
-        """Tell whether a controller of a transaction is away or behind now, so that it may succeed without it."""
-        return any(is_controller(name) and name not in self._in_step() for name in record.participants)
+    async def may_succeed(self, record: TxRecord) -> bool:
+        """Tell whether an aborted transaction may succeed once more: it had a controller that is away or behind now.
+
+        Waits at most `leader_timeout` until nothing of it is left that a second one would meet.
+        """
+        if not any(is_controller(name) and name not in self._in_step() for name in record.participants):
+            return False
+        end = self._clock() + self._limits.leader_timeout
+        while record.id in {one.id for one in self._view.unfinished()} and self._clock() < end:
+            await asyncio.sleep(_LOOK_AGAIN)
+        return self._clock() < end
 
     # What is known
 
     def _present(self) -> Mapping[str, str]:
         return self._hub.connected(CONTROLLER)
 
-    def _in_step(self) -> set[str]:
+    def _known(self) -> dict[str, Standing]:
+        """What those said who are connected now, on this connection."""
         present = self._present()
-        return {
-            name for name, standing in self._standings.items()
-            if standing.in_step and present.get(name) == standing.boot and name not in self._syncing
-        }  # fmt: skip
+        return {name: one for name, one in self._standings.items() if present.get(name) == one.connection}
+
+    def _in_step(self) -> set[str]:
+        return {name for name, one in self._known().items() if one.in_step and name not in self._syncing}
 
     def _leads(self, name: str) -> bool:
-        standing, leader = self._standings.get(name), self._leader
+        standing, leader = self._known().get(name), self._leader
         if standing is None or leader is None or leader.name != name:
             return False
         return standing.candidate.leads and standing.candidate.generation == leader.generation
@@ -188,7 +195,7 @@ class Leadership:
         """One round."""
         present = self._present()
         self._expected.refresh()
-        looks = await asyncio.gather(*(self._look(name, boot) for name, boot in present.items()))
+        looks = await asyncio.gather(*(self._look(name, mark) for name, mark in present.items()))
         now = self._clock()
         self._present_at.update(dict.fromkeys(self._present(), now))
         self._standings = {standing.candidate.name: standing for standing in looks if standing is not None}
@@ -197,7 +204,7 @@ class Leadership:
         await self._tell(seen)
         await self._wait_no_longer(now)
 
-    async def _look(self, name: str, boot: str) -> Standing | None:
+    async def _look(self, name: str, connection: str) -> Standing | None:
         try:
             said = await self._hub.call(name, "standing", {}, self._limits.leader_wait)
             digest, work = str(said["intentDigest"]), frozenset(map(str, said["open"]))
@@ -212,7 +219,7 @@ class Leadership:
         leading = self._leader is not None and self._leader.name == name
         # Who leads may wait for switches; who shall lead must have heard of every decision.
         ready = in_step and name not in self._syncing and (leading or not self._owes(name))
-        return Standing(boot, digest, Candidate(name, ready, leads, generation, reach), in_step)
+        return Standing(connection, Candidate(name, ready, leads, generation, reach), in_step)
 
     def _owes(self, name: str) -> bool:
         records = self._open()

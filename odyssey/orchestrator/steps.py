@@ -57,9 +57,9 @@ class StepRunner:
         progress({"kind": "tx", **told, "state": state, "reason": ended.reason})
         return ended
 
-    def may_succeed(self, record: TxRecord) -> bool:
+    async def may_succeed(self, record: TxRecord) -> bool:
         """Tell whether an aborted transaction may succeed once more, because a controller in it was lost."""
-        return record.state == "aborted" and record.seq > 0 and self._leadership.lost(record)
+        return record.state == "aborted" and record.seq > 0 and await self._leadership.may_succeed(record)
 
     async def drain(self, step: DrainStep, progress: Progress) -> None:
         """Wait until no draining node has an inbound connection, at most `step.timeout` seconds.
