@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,12 +21,15 @@ from controller import texts
 from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
 from controller.channel import Channel, ChannelError, FlowReading, NotMasterError, Role, StaleGenerationError
 from controller.compiler import Compilation
+from controller.fabric import Switch
 from controller.flows import COOKIE_OWNER_MASK, TableSet
 from controller.rounds import Round, rounds
 from controller.tenure import MAX_GENERATION, Tenure
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
+#: Something that goes on as long as a switch is connected.
+Companion = Callable[[str, Channel], Coroutine[Any, Any, None]]
 
 #: More owners than this in one change are read back by one request for everything.
 OWNERS_READ_SINGLY = 8
@@ -74,6 +77,7 @@ class SwitchConnection:
         self.name = name
         self.channel = channel
         self.role: Role | None = None
+        self.stood = asyncio.Event()  # a role was granted
         self._generation = 0  # under which the role was granted
         self._was_master = False
         self.known: TableSet | None = None
@@ -106,11 +110,21 @@ class SwitchConnection:
         if (role, generation) != (self.role, self._generation):
             self.known = None  # another one may have written meanwhile
         self.role, self._generation = role, generation
+        self.stood.set()
         before, self._was_master = self._was_master, role is Role.MASTER
         return reason if self._was_master != before else None
 
     def _lose_role(self) -> None:
         self.role = self.known = None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Notice that another controller took the switch."""
+        try:
+            yield
+        except NotMasterError:
+            self._lose_role()
+            raise
 
     async def bring_to(self, target: Callable[[], TableSet]) -> int:
         """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
@@ -135,11 +149,8 @@ class SwitchConnection:
         """Make changes.  Only under ``lock``.  Raises ChannelError; then it is not known what the switch holds."""
         if changes:
             before, self.known = await self.ensure_known(), None
-            try:
+            with self._writing():
                 await self.channel.apply(changes)
-            except NotMasterError:
-                self._lose_role()
-                raise
             self.known = patched(before, changes)
 
     async def confirm(self, changes: Sequence[Change], wanted: TableSet) -> None:
@@ -150,6 +161,18 @@ class SwitchConnection:
             self.known = wanted
         self.drift = 0
         self._verified()
+
+    async def set_ports(self, switch: Switch, ports: Sequence[int]) -> None:
+        """Set the ports to hosts and borders as the maintenance of the switch wants them.  Raises ChannelError.
+
+        Outside of maintenance they are left alone: an operator may have shut one.
+        """
+        if not switch.maintenance:
+            return
+        with self._writing():
+            changed = await self.channel.set_ports(ports, up=not switch.isolated)
+        if changed:
+            _log.info("switch %s: ports to hosts and borders are %s", self.name, "down" if switch.isolated else "up")
 
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
         """Read the whole switch and, as its MASTER, repair it; returns what was found.  Raises ChannelError.
@@ -229,7 +252,13 @@ class Update:
                     self._connections[name].known = None
                 return self._failed
         await self._everywhere(ready, self._confirm)
+        await self._everywhere([name for name in ready if name not in self._failed], self._set_ports)
         return self._failed
+
+    async def _set_ports(self, name: str) -> None:
+        inventory = self._target.intent.inventory
+        if inventory is not None and name in inventory.switches:
+            await self._connections[name].set_ports(inventory.switches[name], inventory.station_ports(name))
 
     async def _apply(self, changes: Round, name: str) -> None:
         self._made.setdefault(name, []).extend(changes[name])
@@ -261,6 +290,7 @@ class Switches:
         self._tenure = tenure
         self._publish = publish
         self._verify_seconds = verify_seconds
+        self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
@@ -275,10 +305,15 @@ class Switches:
         return connection
 
     def missing(self, compilation: Compilation) -> dict[str, str]:
-        """Return the switches of an intent that cannot be reached, each with the reason."""
+        """Return the switches of an intent that cannot be reached, each with the reason.
+
+        One in maintenance may be away, or another one by now: nothing goes over it.
+        """
         found = {}
         for name in compilation.tables:
             connection = self._connections.get(name)
+            if compilation.in_maintenance(name):
+                continue
             if connection is None:
                 found[name] = f"switch {name} is not connected"
             elif (reason := self._wrong_identity(connection, compilation)) is not None:
@@ -319,17 +354,26 @@ class Switches:
         _log.info("switch %s connected from %s, datapath id %016x", name, channel.address, channel.datapath_id)
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
-        keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
-        keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
+        works = [self._keep(connection), *(self._accompany(connection, one) for one in self.companions)]
+        keepers = [asyncio.create_task(work, name=f"switch {name}") for work in works]
+        for keeper in keepers:
+            keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
         try:
             reason = await channel.closed()
             if self._connections.get(name) is connection:
                 _log.warning("switch %s lost: %s", name, reason)
                 self._publish("switch.lost", {"switch": name, "reason": reason})
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
+
+    @staticmethod
+    async def _accompany(connection: SwitchConnection, companion: Companion) -> None:
+        """Run what serves each connected switch, once we have a role there."""
+        await connection.stood.wait()
+        await companion(connection.name, connection.channel)
 
     @staticmethod
     def _keeper_ended(connection: SwitchConnection, task: asyncio.Task[None]) -> None:
@@ -376,6 +420,9 @@ class Switches:
         drift = await connection.verify(lambda: self._tables(name))
         if connection.role is not Role.MASTER:
             return  # the leader repairs it, and tells it
+        inventory = self._target().intent.inventory
+        if inventory is not None:
+            await connection.set_ports(inventory.switches[name], inventory.station_ports(name))
         if drift.count or drift.foreign != self._foreign.get(name, 0):
             self._foreign[name] = drift.foreign
             data = {
@@ -431,7 +478,7 @@ class Switches:
         async with self._updating, contextlib.AsyncExitStack() as locks:
             wanted = self._target().tables.keys()
             there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
-            failed = {name: f"switch {name} is not connected" for name in wanted - there.keys()}
+            failed = {name: reason for name, reason in self.missing(self._target()).items() if name not in there}
             there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
             for connection in there.values():
                 await locks.enter_async_context(connection.lock)

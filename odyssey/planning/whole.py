@@ -15,7 +15,7 @@ def whole_intent(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
     """The controller's documents by key, as the transactions of all plans so far add up to."""
     documents: dict[str, Mapping[str, Any]] = {}
     if snapshot.inventory is not None:
-        documents["inventory"] = snapshot.inventory.for_controller()
+        documents["inventory"] = snapshot.inventory.for_controller(snapshot.maintenance)
     for platform in snapshot.platforms.values():
         documents |= intent(platform, snapshot.networks)
     for node in snapshot.nodes.values():

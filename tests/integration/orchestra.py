@@ -51,6 +51,11 @@ class Recorder(Participant):
     leads: bool = False
     documents: dict[str, Any] = field(default_factory=dict)
     """What a controller holds."""
+    rate: int = 0
+    """Packets by which the counters of every port rise from one question to the next."""
+    absent: frozenset[str] = frozenset()
+    """Switches that are not connected."""
+    _packets: int = 0
 
     async def _pass(self, gate: str) -> None:
         if gate in self.gates:
@@ -103,6 +108,13 @@ class Recorder(Participant):
                 assert params["generation"] >= self.generation
                 self.generation, self.leads = params["generation"], method == "lead"
                 return {"failed": {}}
+            case "switches":
+                known = INVENTORY["fabric"]["switches"]
+                return {"switches": {name: {"connected": name not in self.absent} for name in known}}
+            case "switch_ports":
+                self._packets += self.rate
+                counters = {"rxPackets": self._packets, "txPackets": 0, "up": True}
+                return {"switch": params["switch"], "ports": {str(port): counters for port in range(1, 202)}}
         raise RpcError("unknown_method", method)
 
     def _marks(self) -> dict[str, str]:

@@ -31,10 +31,11 @@ ADMITTED = {**NEW, "phase": "admitted"}
 class Rig:
     """A participant with two switches in memory."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, folder: TemporaryDirectory[str] | None = None, **options: Any) -> None:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
-        settings: dict[str, Any] = {"allow_absent": False, "verify_seconds": 3600.0, "wait_seconds": 0.05} | options
-        self.folder = TemporaryDirectory()
+        quiet = {"verify_seconds": 3600.0, "wait_seconds": 0.05, "lldp_seconds": 60.0}
+        settings: dict[str, Any] = {"allow_absent": False} | quiet | options
+        self.folder = folder or TemporaryDirectory()
         self.tenure = Tenure(Path(self.folder.name) / "tenure.json")
         self.participant = ControllerParticipant(self._publish, self.tenure, **settings)
         self.switches: dict[str, FakeSwitch] = {}
@@ -423,3 +424,15 @@ async def test_questions_are_answered_and_wrong_ones_refused(rig: Rig) -> None:
         with pytest.raises(RpcError) as caught:
             await rig.ask(method, **params)
         assert caught.value.code == code
+
+
+async def test_a_switch_in_maintenance_may_be_away(rig: Rig) -> None:
+    await rig.carry_out(samples.shop())
+    inventory = samples.inventory()
+    inventory["fabric"]["switches"]["sw2"] |= {"maintenance": True, "isolated": True}
+    await rig.carry_out({"inventory": inventory})
+    assert rig.switches["sw2"].ports_down == {1, 2, 3} and rig.switches["sw1"].ports_down == set()
+    rig.switches["sw2"].close("upgraded")
+    await rig.settle()
+    tx = await rig.carry_out({"binding/shop-app-2": None}, "retire")
+    assert tx is not None and len(nodes(rig.switches["sw1"])) == 4

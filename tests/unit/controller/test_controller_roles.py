@@ -148,11 +148,7 @@ async def test_a_restart_without_an_orchestrator_asks_with_the_generation_of_bef
     await first.carry_out({"inventory": samples.inventory(hosts=1, switches=1, border=False)})
     tables = device.tables
     assert tables.entries
-    again = Rig()
-    again.folder, again.tenure = first.folder, Tenure(Path(first.folder.name) / "tenure.json")
-    again.participant = type(again.participant)(
-        again._publish, again.tenure, allow_absent=False, verify_seconds=3600.0, wait_seconds=0.05
-    )
+    again = Rig(first.folder)
     await again.restore(first.state, generation=None)
     device.tables = type(tables)()
     await again.connect("sw1", 1, device=device)
