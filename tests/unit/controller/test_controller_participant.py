@@ -15,9 +15,9 @@ import pytest
 
 import schemas
 from controller.channel import ChannelError
+from controller.connection import OWNERS_READ_SINGLY
 from controller.flows import COOKIE_OWNER_MASK, TableSet
 from controller.participant import ControllerParticipant
-from controller.switches import OWNERS_READ_SINGLY
 from controller.tenure import Tenure
 from rdmp.participant import Effect, Refused, Transaction
 from rdmp.rpc import RpcError
