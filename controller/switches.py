@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Keeps every switch as the intent says: applies differences, reads back, finds and repairs drift.
 
-One ``SwitchConnection`` (``connection.py``) for each connected switch.  It knows what the switch holds (from reading it), so what it sends
-is a difference, and a switch that is right is sent nothing.  After any failure it forgets and reads again.
+One ``SwitchConnection`` (``connection.py``) for each connected switch.  It knows what the switch holds (from reading
+it), so what it sends is a difference, and a switch that is right is sent nothing.  After any failure it forgets and
+reads again.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class OpenFlowChannel(Channel):
         elif message.xid >= FIRST_XID:
             self._refusals[message.xid] = message
         else:
-            _log.warning("%s: %s", self._label, _error_text(message))
+            _log.warning("%s", self._failure(message, f"{self._label}: {_error_text(message)}"))
 
     def _new_xids(self, count: int) -> range:
         """Return transaction ids that follow one another."""
