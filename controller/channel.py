@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,25 @@ from controller.ports import PortChange, PortCounters, PortState
 
 class ChannelError(Exception):
     """A switch refused a request, did not answer in time, or is gone."""
+
+
+class NotMasterError(ChannelError):
+    """A write was refused because the switch takes writes from another controller."""
+
+
+class StaleGenerationError(ChannelError):
+    """A role was refused because another controller had one under a higher ``generation``, which the switch told."""
+
+    def __init__(self, text: str, generation: int = 0) -> None:
+        super().__init__(text)
+        self.generation = generation
+
+
+class Role(enum.StrEnum):
+    """What a controller is to a switch (OpenFlow 1.3.5, 6.3.6); EQUAL, the default of a connection, is never used."""
+
+    MASTER = "master"
+    SLAVE = "slave"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +85,19 @@ class Channel(ABC):
         """Where the switch connects from."""
 
     @abstractmethod
+    async def take_role(self, role: Role, generation: int) -> None:
+        """Ask for a role under a generation (64 bits); without MASTER, ``apply`` sends nothing.
+
+        Raises StaleGenerationError, and ChannelError for anything else.
+        """
+
+    @abstractmethod
     async def apply(self, changes: Sequence[Change]) -> None:
         """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
 
         Meters are the exception: they come before everything else and go after it, since no bundle takes them.
-        If the connection ends meanwhile, it is not known whether they were made.
+        If the connection ends meanwhile, it is not known whether they were made.  Raises NotMasterError if this channel
+        was not granted MASTER, or another controller took it since.
         """
 
     @abstractmethod

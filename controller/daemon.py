@@ -16,6 +16,7 @@ from controller.fabric import IntentRefused
 from controller.metrics_server import MetricsError, MetricsServer
 from controller.openflow.terminator import Terminator
 from controller.participant import ControllerParticipant
+from controller.tenure import Tenure, TenureError
 from rdmp.enrolment import pki_files
 from rdmp.journal import JournalError
 from rdmp.process import FolderHeldError, notify, only_one, stop_signal
@@ -47,7 +48,7 @@ def main() -> None:
     except (ConfigError, ControllerError, IdentityError, FolderHeldError, MetricsError) as error:
         print(f"odyssey-controller: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
-    except (JournalError, IntentRefused, OSError) as error:
+    except (JournalError, IntentRefused, TenureError, OSError) as error:
         print(f"odyssey-controller: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 
@@ -65,9 +66,10 @@ async def run(config: Config) -> None:
 
 async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> None:
     files = pki_files(config.pki_dir)
-    events = _Events()
+    events = _Events(identity.name)
     participant = ControllerParticipant(
         events.put,
+        Tenure(config.state_dir / "tenure.json"),
         allow_absent=config.allow_absent_switches,
         verify_seconds=config.verify_seconds,
         wait_seconds=config.switch_wait_seconds,
@@ -105,16 +107,17 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
 
 
 class _Events:
-    """Events on their way to RDMP, in order and bounded."""
+    """Events on their way to RDMP, in order and bounded; each names the controller, for there may be several."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._waiting: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue(MAX_EVENTS)
 
     def put(self, topic: str, data: Mapping[str, Any]) -> None:
         if self._waiting.full():
             dropped, _ = self._waiting.get_nowait()
             _log.warning("event %s dropped: %d wait already", dropped, MAX_EVENTS)
-        self._waiting.put_nowait((topic, data))
+        self._waiting.put_nowait((topic, {"controller": self._name, **data}))
 
     async def forward(self, runner: ParticipantRunner) -> None:
         while True:

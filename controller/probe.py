@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from controller.changes import Change, FlowChange, GroupChange, MeterChange
 from controller.channel import ChannelError
+from controller.connection import SwitchConnection
 from controller.device import Device
 from controller.flows import ClearInPort, FlowEntry, Output, OutputInPort
 from controller.probe_plan import BELOW, COOKIE, COOKIE_MASK, GROUP, METER, Plan, Trial
 from controller.profiles.base import Capabilities
-from controller.switches import SwitchConnection
 
 _log = logging.getLogger(__name__)
 Json = dict[str, Any]

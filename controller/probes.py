@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from controller.channel import ChannelError
+from controller.connection import SwitchConnection
 from controller.ledger import Ledger
 from controller.probe import Finding, Probe, inventory_lines
 from controller.probe_plan import Plan, ProbeRefused, make_plan, touched
-from controller.switches import SwitchConnection, Switches
+from controller.switches import Switches
 from rdmp.rpc import RpcError
 
 _log = logging.getLogger(__name__)

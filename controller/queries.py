@@ -18,6 +18,7 @@ from controller.ledger import Ledger
 from controller.lldp import Announcement
 from controller.probes import Probes, Progress
 from controller.switches import Switches
+from controller.tenure import Tenure
 from controller.views import Views
 from rdmp.rpc import RpcError
 
@@ -26,17 +27,24 @@ Json = Mapping[str, Any]
 MAX_ENTRIES = 8000
 
 
+#: Besides those that ``Views`` answers; ``lead`` and ``follow`` are the participant's own.
+_METHODS = ("cabling", "compile", "flows", "follow", "intent", "lead", "probe", "standing", "switches")
+
+
 async def _untold(_message: Json) -> None:
     """Progress that nobody wants to hear of."""
 
 
 class Queries:
-    """Answers ``observe``, ``compile``, ``flows``, ``switches``, ``cabling``, ``probe``, and what ``views`` answer."""
+    """Answers ``observe`` and every call that changes nothing."""
 
-    def __init__(self, ledger: Callable[[], Ledger], switches: Switches, discovery: Discovery) -> None:
+    def __init__(
+        self, ledger: Callable[[], Ledger], switches: Switches, discovery: Discovery, tenure: Tenure
+    ) -> None:
         self._ledger = ledger
         self._switches = switches
         self._discovery = discovery
+        self._tenure = tenure
         self.views = Views(ledger, switches, discovery)
         self._probes = Probes(ledger, switches)
         self._views: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
@@ -57,13 +65,17 @@ class Queries:
                 return await self.flows(params.get("switch"), params.get("owner"))
             case "switches":
                 return {"switches": self.switches()}
+            case "standing":
+                return self.standing()
+            case "intent":
+                return {"marks": dict(self._ledger().marks), "open": sorted(self._ledger().open)}
             case "cabling":
                 return self.cabling(params.get("hosts"))
             case "probe":
                 return await self._probes.run(params, progress)
             case _ if method in self._views:
                 return await self._views[method](params)
-        known = ", ".join(["cabling", "compile", "flows", "switches", "probe", *self._views])
+        known = ", ".join(sorted([*_METHODS, *self._views]))
         raise RpcError("unknown_method", f"the controller has no method {method!r}; it has {known}")
 
     def observe(self) -> dict[str, Any]:
@@ -71,9 +83,23 @@ class Queries:
         ledger = self._ledger()
         return {
             "revision": ledger.revision,
+            "intentDigest": ledger.digest,
+            "leads": self._tenure.leads(),
+            "generation": self._tenure.generation,
             "switches": self._switches.report(),
             "bindings": {node: binding.phase.value for node, binding in ledger.compilation.intent.bindings.items()},
             "open": {tx: sorted(key.removeprefix("binding/") for key in one.dark) for tx, one in ledger.open.items()},
+        }
+
+    def standing(self) -> dict[str, Any]:
+        """Return what the appointment of a leader depends on: the head of the observation, and the open work."""
+        ledger = self._ledger()
+        return {
+            "leads": self._tenure.leads(),
+            "generation": self._tenure.generation,
+            "intentDigest": ledger.digest,
+            "reach": self._switches.reach(),
+            "open": sorted(ledger.open),
         }
 
     def switches(self) -> dict[str, Any]:

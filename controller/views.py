@@ -13,6 +13,7 @@ from controller.cabling import FAULTS
 from controller.capacity import capacity_report
 from controller.channel import ChannelError
 from controller.compiler import Compilation
+from controller.connection import Look
 from controller.counters import counters_json
 from controller.differences import differences
 from controller.discovery import Discovery
@@ -23,7 +24,7 @@ from controller.metrics import Snapshot
 from controller.path import SwitchView, View, declared_services, explain
 from controller.ports import PortCounters, attached, port_json
 from controller.report import fabric_report
-from controller.switches import Look, Switches
+from controller.switches import Switches
 from rdmp.rpc import RpcError
 
 Json = Mapping[str, Any]

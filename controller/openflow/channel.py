@@ -22,7 +22,16 @@ from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
 from controller.changes import Change, MeterChange
-from controller.channel import Channel, ChannelError, FlowReading, GroupReading, MeterReading
+from controller.channel import (
+    Channel,
+    ChannelError,
+    FlowReading,
+    GroupReading,
+    MeterReading,
+    NotMasterError,
+    Role,
+    StaleGenerationError,
+)
 from controller.device import Device
 from controller.openflow import device, ports, replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
@@ -45,12 +54,14 @@ _WANTED = (
     _P.OFPGroupDescStatsReply,
     _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
+    _P.OFPRoleReply,
     _P.ONFBundleCtrlMsg,
     *ports.ANSWERS,
     *device.ANSWERS,
     ports.CHANGE,
     _P.OFPPacketIn,
 )
+_ROLES = {Role.MASTER: _O.OFPCR_ROLE_MASTER, Role.SLAVE: _O.OFPCR_ROLE_SLAVE}
 
 
 @dataclass(slots=True)
@@ -68,6 +79,7 @@ class OpenFlowChannel(Channel):
         self._loop = asyncio.get_running_loop()
         self._label = label
         self._datapath_id: int | None = None
+        self._role: Role | None = None
         self._next_xid = FIRST_XID
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
@@ -187,11 +199,11 @@ class OpenFlowChannel(Channel):
     def _refused(self, message: Any) -> None:
         request = self._requests.get(message.xid)
         if request is not None and not request.future.done():
-            request.future.set_exception(ChannelError(f"{self._label}: {_error_text(message)}"))
+            request.future.set_exception(self._failure(message, f"{self._label}: {_error_text(message)}"))
         elif message.xid >= FIRST_XID:
             self._refusals[message.xid] = message
         else:
-            _log.warning("%s: %s", self._label, _error_text(message))
+            _log.warning("%s", self._failure(message, f"{self._label}: {_error_text(message)}"))
 
     def _new_xids(self, count: int) -> range:
         """Return transaction ids that follow one another."""
@@ -233,6 +245,33 @@ class OpenFlowChannel(Channel):
                 if future.done() and not future.cancelled():
                     future.exception()  # the first is raised above, nobody waits for the others
 
+    def _failure(self, message: Any, text: str) -> ChannelError:
+        """Return what to raise for an OFPErrorMsg."""
+        match message.type, message.code:
+            case _O.OFPET_BAD_REQUEST, _O.OFPBRC_IS_SLAVE:
+                self._role = None
+                return NotMasterError(text)
+            case _O.OFPET_ROLE_REQUEST_FAILED, _O.OFPRRFC_STALE:
+                return StaleGenerationError(text)
+        return ChannelError(text)
+
+    def _require_master(self) -> None:
+        """To be called before whatever changes the switch or sends packets through it."""
+        if self._role is not Role.MASTER:
+            raise NotMasterError(f"{self._label}: nothing is written without the role master")
+
+    async def take_role(self, role: Role, generation: int) -> None:
+        try:
+            [[reply]] = await self._ask([_P.OFPRoleRequest(self._datapath, _ROLES[role], generation)], ANSWER_SECONDS)
+        except StaleGenerationError as stale:
+            self._role = None
+            question = _P.OFPRoleRequest(self._datapath, _O.OFPCR_ROLE_NOCHANGE, 0)
+            [[reply]] = await self._ask([question], ANSWER_SECONDS)
+            raise StaleGenerationError(str(stale), reply.generation_id) from None
+        if reply.role != _ROLES[role]:
+            raise ChannelError(f"{self._label}: the role {role} was asked for, and {reply.role} granted")
+        self._role = role
+
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         [parts] = await self._ask([_P.OFPPortDescStatsRequest(self._datapath, 0)], ANSWER_SECONDS)
         found = {port.port_no: port for part in parts for port in part.body}
@@ -241,6 +280,7 @@ class OpenFlowChannel(Channel):
         config = 0 if up else _O.OFPPC_PORT_DOWN
         wrong = [found[number] for number in numbers if found[number].config & _O.OFPPC_PORT_DOWN != config]
         if wrong:
+            self._require_master()
             mods = [
                 _P.OFPPortMod(self._datapath, port.port_no, port.hw_addr, config, _O.OFPPC_PORT_DOWN, 0)
                 for port in wrong
@@ -251,13 +291,14 @@ class OpenFlowChannel(Channel):
             self._refusals.clear()
             await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [_serialized(mods)])
             if refused := [self._refusals[xid] for xid in sent if xid in self._refusals]:
-                raise ChannelError(f"{self._label}: ports cannot be set: {_error_text(refused[0])}")
+                raise self._failure(refused[0], f"{self._label}: ports cannot be set: {_error_text(refused[0])}")
         return len(wrong)
 
     def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
         self._on_packet = listener
 
     async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        self._require_master()
         await self._transmit((), [self._packet_out(port, frame) for port, frame in packets])
 
     def _packet_out(self, port: int, frame: bytes) -> Any:
@@ -265,6 +306,7 @@ class OpenFlowChannel(Channel):
         return _P.OFPPacketOut(self._datapath, _O.OFP_NO_BUFFER, _O.OFPP_CONTROLLER, actions, data=frame)
 
     async def apply(self, changes: Sequence[Change]) -> None:
+        self._require_master()
         meters = [change for change in changes if isinstance(change, MeterChange)]
         await self._change_meters([change for change in meters if change.op != "-"])
         await self._apply_bundle([change for change in changes if not isinstance(change, MeterChange)])
@@ -311,7 +353,7 @@ class OpenFlowChannel(Channel):
         for xid, message in refused.items():
             what = _change_text(changes[sent.index(xid)]) if xid in sent else "the bundle"
             count = f"{len(refused)} of {len(sent)} changes refused"
-            raise ChannelError(f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
+            raise self._failure(message, f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
 
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         request = _P.OFPFlowStatsRequest(

@@ -15,6 +15,7 @@ import pytest
 
 from controller.openflow.terminator import Terminator
 from controller.participant import ControllerParticipant
+from controller.tenure import Tenure
 from rdmp.tls import TlsFiles
 from tests.integration import controller_support as support
 from tests.integration.controller_support import Lab, inside
@@ -42,9 +43,9 @@ class Cluster(Desk):
     def __init__(self, orchestra: Orchestra, lab: Lab) -> None:
         super().__init__(orchestra)
         self.lab = lab
-        self.controller = ControllerParticipant(
-            lambda topic, data: None, allow_absent=False, verify_seconds=60, wait_seconds=10, lldp_seconds=0.5
-        )
+        tenure = Tenure(orchestra.folder / "tenure.json")
+        timing = {"verify_seconds": 60, "wait_seconds": 10, "lldp_seconds": 0.5}
+        self.controller = ControllerParticipant(lambda topic, data: None, tenure, allow_absent=False, **timing)
         orchestra.members["controller"] = self.controller  # type: ignore[assignment]  # in place of one that records
 
     def files(self, role: str, name: str) -> TlsFiles:

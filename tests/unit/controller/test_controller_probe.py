@@ -13,6 +13,7 @@ import pytest
 from controller.changes import Change, FlowChange, patched
 from controller.channel import ChannelError, CountedEntry, FlowReading
 from controller.compiler import Compilation
+from controller.connection import SwitchConnection
 from controller.device import Device, RoleAnswer
 from controller.evaluate import matches
 from controller.flows import OutputInPort, SetField, TableSet, ToGroup
@@ -20,7 +21,6 @@ from controller.ports import PortCounters
 from controller.probe import Finding, Probe, inventory_lines
 from controller.probe_plan import BELOW, ETH_EXPERIMENT, LAST_VLAN, ProbeRefused, make_plan, touched
 from controller.profiles import PROFILES
-from controller.switches import SwitchConnection
 from tests.unit.controller import samples
 from tests.unit.controller.fake_switch import FakeSwitch
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from controller.portwatch import PortWatch
 from controller.profiles import Use
 from controller.queries import Queries
 from controller.switches import Switches
+from controller.tenure import Tenure
 from rdmp.rpc import RpcError
 from tests.unit.controller import samples
 from tests.unit.controller.fake_switch import FakeSwitch
@@ -35,9 +38,11 @@ class World:
     def __init__(self) -> None:
         self.ledger = Ledger(samples.stamped(samples.shop()), {}, 1)
         self.events: list[tuple[str, Mapping[str, Any]]] = []
-        self.switches = Switches(lambda: self.ledger.compilation, self._publish, verify_seconds=60)
+        self.folder = TemporaryDirectory()
+        self.tenure = Tenure(Path(self.folder.name) / "tenure.json")
+        self.switches = Switches(lambda: self.ledger.compilation, self._publish, self.tenure, verify_seconds=60)
         self.discovery = Discovery(self._inventory, lambda: True, self._publish, 5.0)
-        self.queries = Queries(lambda: self.ledger, self.switches, self.discovery)
+        self.queries = Queries(lambda: self.ledger, self.switches, self.discovery, self.tenure)
         self.fakes: dict[str, FakeSwitch] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -63,11 +68,13 @@ class World:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     made = World()
+    await made.tenure.lead(1)
     await made.connect("sw1", 1)
     yield made
     for fake in made.fakes.values():
         fake.close("the test is over")
     await asyncio.gather(*made.tasks)
+    made.folder.cleanup()
 
 
 # Ports

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from odyssey.orchestrator import steps
+from odyssey.orchestrator.leadership import Leadership
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.steps import StepRunner
 from odyssey.planning import QuietStep
@@ -45,7 +46,7 @@ def wait(counters: Counters, timeout: float = 10.0) -> tuple[str | None, list[Ma
     """What the wait returns, and its progress."""
     told: list[Mapping[str, Any]] = []
     hub = cast(Hub, counters)
-    runner = StepRunner(hub, Questions(hub, 1.0), 1, 0.1)
+    runner = StepRunner(hub, Questions(hub, 1.0, lambda: "controller"), cast(Leadership, None), 1, 0.1)
     step = QuietStep("sw2", (1, 2), packets=10.0, timeout=timeout, required=True)
     return asyncio.run(runner.quiet(step, told.append)), told
 
