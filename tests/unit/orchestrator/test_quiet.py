@@ -28,7 +28,9 @@ class Counters:
         self._last: Mapping[str, Any] | None = None
         self.asked = 0
 
-    async def call(self, name: str, method: str, params: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
+    async def call(
+        self, name: str, method: str, params: Mapping[str, Any], timeout: float, on_progress: object = None
+    ) -> Mapping[str, Any]:
         assert (name, method, params) == ("controller", "switch_ports", {"switch": "sw2"})
         self.asked += 1
         self._last = next(self._answers, self._last)
