@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.changes import Change
@@ -81,6 +81,21 @@ class Channel(ABC):
     @abstractmethod
     async def read_meters(self) -> MeterReading:
         """Read all meters; raises ChannelError."""
+
+    @abstractmethod
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        """Set ports up or down as an administrator does; returns how many were otherwise.  Raises ChannelError.
+
+        The other end of the cable loses its carrier with a port that is down.
+        """
+
+    @abstractmethod
+    def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
+        """Have ``listener`` called, in the event loop, with port and frame of every packet that the switch sends us."""
+
+    @abstractmethod
+    async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        """Let frames leave by ports; raises ChannelError.  Nobody tells whether they did."""
 
     @abstractmethod
     def close(self, reason: str) -> None:

@@ -10,6 +10,7 @@ openflow_listen = "0.0.0.0:6653"            # switches connect here with TLS
 allow_absent_switches = false               # true: a switch that is away neither refuses a prepare nor holds a commit
 switch_wait_seconds = 5.0                   # how long a prepare waits for a switch that is away
 verify_seconds = 30.0                       # how often every entry of every switch is read back
+lldp_seconds = 5.0                          # how often each port says by LLDP who it is
 log_level = "INFO"
 
 [rdmp]                                      # limits of the protocol: rdmp.limits
@@ -46,6 +47,7 @@ class Config:
     allow_absent_switches: bool = False
     switch_wait_seconds: float = 5.0
     verify_seconds: float = 30.0
+    lldp_seconds: float = 5.0
     log_level: str = "INFO"
     rdmp: Limits = field(default_factory=Limits)
 
@@ -76,6 +78,7 @@ def parse(document: Mapping[str, Any]) -> Config:
         "allow_absent_switches": _flag,
         "switch_wait_seconds": _seconds,
         "verify_seconds": _seconds,
+        "lldp_seconds": _seconds,
         "log_level": _level,
     }
     for key in table:

@@ -70,6 +70,7 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
         allow_absent=config.allow_absent_switches,
         verify_seconds=config.verify_seconds,
         wait_seconds=config.switch_wait_seconds,
+        lldp_seconds=config.lldp_seconds,
     )
     journal = config.state_dir / "journal.sqlite"
     runner = ParticipantRunner(participant, journal, identity, config.orchestrators, files, config.rdmp)

@@ -190,8 +190,12 @@ class Inventory:
 
     def ports(self, switch: str) -> tuple[int, ...]:
         """Return the numbers of the ports of ``switch`` that the inventory names, sorted."""
+        return tuple(sorted({*self.station_ports(switch), *self.trunks(switch)}))
+
+    def station_ports(self, switch: str) -> tuple[int, ...]:
+        """Return the numbers of the ports of ``switch`` to hosts and borders, sorted."""
         numbers = {port.number for station in self.stations for port in station.ports if port.switch == switch}
-        return tuple(sorted(numbers.union(self.trunks(switch))))
+        return tuple(sorted(numbers))
 
 
 @dataclass(frozen=True, slots=True)

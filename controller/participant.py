@@ -11,6 +11,7 @@ from typing import Any
 import schemas
 from controller.channel import ChannelError
 from controller.compiler import Compilation
+from controller.discovery import Discovery
 from controller.fabric import IntentRefused
 from controller.ledger import Ledger, OpenTransaction
 from controller.queries import Queries
@@ -29,14 +30,19 @@ class ControllerParticipant(Participant):
     after a start of the controller the switches need a moment to connect again.
     """
 
-    def __init__(self, publish: Publish, *, allow_absent: bool, verify_seconds: float, wait_seconds: float) -> None:
+    def __init__(
+        self, publish: Publish, *, allow_absent: bool, verify_seconds: float, wait_seconds: float, lldp_seconds: float
+    ) -> None:
         self.restored = asyncio.Event()
         """Set once the committed intent is known: before, no switch may be compared with it."""
         self._ledger = Ledger()
         self._allow_absent = allow_absent
         self._wait_seconds = wait_seconds
         self.switches = Switches(lambda: self._ledger.compilation, publish, verify_seconds=verify_seconds)
-        self._queries = Queries(lambda: self._ledger, self.switches)
+        inventory = lambda: self._ledger.compilation.intent.inventory  # noqa: E731  # of the ledger as it is then
+        self.discovery = Discovery(inventory, lambda: True, publish, lldp_seconds)
+        self.switches.companions.append(self.discovery.serve)
+        self._queries = Queries(lambda: self._ledger, self.switches, self.discovery)
 
     async def prepare(self, tx: Transaction) -> Effect:
         if faults := schemas.validate("controller-operation", tx.operation):

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import schemas
+from controller.cabling import Nic
 from controller.channel import ChannelError
 from controller.compiler import capacity_refusals, compile_documents, describe, preview, with_changes
-from controller.fabric import IntentRefused
+from controller.discovery import Discovery
+from controller.fabric import IntentRefused, Port
 from controller.flows import COOKIE_OWNER_MASK
 from controller.ledger import Ledger
+from controller.lldp import Announcement
 from controller.switches import Switches
 from rdmp.rpc import RpcError
 
@@ -21,11 +25,12 @@ MAX_ENTRIES = 8000
 
 
 class Queries:
-    """Answers ``observe``, ``compile``, ``flows`` and ``switches``."""
+    """Answers ``observe``, ``compile``, ``flows``, ``switches`` and ``cabling``."""
 
-    def __init__(self, ledger: Callable[[], Ledger], switches: Switches) -> None:
+    def __init__(self, ledger: Callable[[], Ledger], switches: Switches, discovery: Discovery) -> None:
         self._ledger = ledger
         self._switches = switches
+        self._discovery = discovery
 
     async def call(self, method: str, params: Json) -> Json:
         """Answer a call; raises RpcError."""
@@ -36,7 +41,10 @@ class Queries:
                 return await self.flows(params.get("switch"), params.get("owner"))
             case "switches":
                 return {"switches": self.switches()}
-        raise RpcError("unknown_method", f"the controller has no method {method!r}; it has compile, flows, switches")
+            case "cabling":
+                return self.cabling(params.get("hosts"))
+        known = "cabling, compile, flows, switches"
+        raise RpcError("unknown_method", f"the controller has no method {method!r}; it has {known}")
 
     def observe(self) -> dict[str, Any]:
         """Return the observation (``schemas/controller-observation.schema.json``)."""
@@ -55,6 +63,45 @@ class Queries:
             connection = self._switches.connection(name)
             values["address"] = connection.channel.address if connection is not None else None
         return report
+
+    def cabling(self, hosts: Any) -> dict[str, Any]:
+        """Judge every cable.
+
+        ``hosts`` is what the agents observed: by host and NIC the ``lldp`` of ``agent-observation`` and, as
+        ``attachment``, the switch port where the inventory has it (null: nowhere).
+        """
+        nics: dict[Nic, Port | None] = {}
+        attachments: dict[Nic, Port] = {}
+        try:
+            for host, found in dict(hosts or {}).items():
+                for name, value in found.items():
+                    nic = Nic(host, name)
+                    nics[nic] = self._heard_by_nic(value["lldp"])
+                    if (place := value.get("attachment")) is not None:
+                        attachments[nic] = Port(place["switch"], place["port"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RpcError("invalid", f"$.hosts is not what agents observe: {error!r}") from error
+        cables = self._discovery.cables(nics, attachments, frozenset())
+        counts = self._discovery.counts
+        return {
+            "cables": [
+                {
+                    "at": str(cable.at),
+                    "state": cable.state,
+                    "expected": cable.expected,
+                    "heard": str(cable.heard) if cable.heard is not None else None,
+                    "text": cable.text,
+                }
+                for cable in cables
+            ],
+            "frames": {name: getattr(counts, name) for name in ("ours", "forged", "other_devices", "malformed")},
+        }
+
+    def _heard_by_nic(self, value: Any) -> Port | None:
+        if value is None or value["signature"] is None:
+            return None
+        signature = base64.b64decode(value["signature"], validate=True)
+        return self._discovery.verified(Announcement(int(value["datapathId"], 16), int(value["port"]), signature))
 
     def compile(self, changes: Any) -> dict[str, Any]:
         """Return what changes would do to each switch, or why they are refused."""

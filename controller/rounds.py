@@ -4,18 +4,19 @@
 A packet is let in by the tables of its ingress switch and delivered by its address.  So nothing gets through that
 neither the old nor the new intent allows, and nothing is lost that both allow, if
 
-0. what nobody may send any more goes first, wherever an address may get another owner afterwards;
+0. what lets in to an address that is delivered somewhere else afterwards goes first;
 1. what only delivers (egress) comes before
-2. what lets in (ingress), with everything that replaces something;
+2. what lets in (ingress) comes and goes, and what replaces something;
 3. what only delivered goes last.
 
-Within a round a switch makes its changes in one atomic bundle, where it can.
+Within a round a switch makes its changes in one atomic bundle, where it can: what lets in is that of the old or that of
+the new intent, never a mixture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference
@@ -69,15 +70,10 @@ class _Sorter:
     after: TableSet
     moved: frozenset[int]
     is_egress: Callable[[FlowEntry], bool]
-    _coming: dict[tuple[int, int], list[FlowEntry]] = field(default_factory=dict)
 
     def sorted(self) -> tuple[list[Change], ...]:
-        changes = difference(self.before, self.after)
-        for change in changes:
-            if isinstance(change, FlowChange) and change.op == "+":
-                self._coming.setdefault((change.entry.table, change.entry.owner), []).append(change.entry)
         found: tuple[list[Change], ...] = ([], [], [], [])
-        for change in changes:
+        for change in difference(self.before, self.after):
             found[self._round(change)].append(change)
         for entry in self._kept_of_moved():
             found[REVOKE].append(FlowChange("-", entry))
@@ -93,12 +89,7 @@ class _Sorter:
             return EGRESS if egress and change.entry.key not in self.before.entries else INGRESS
         if egress:
             return GARBAGE
-        # What takes its place comes in the same bundle; in between the traffic of both would be lost.
-        superseded = change.entry.owner not in self.moved and any(
-            change.entry.match.overlaps(entry.match)
-            for entry in self._coming.get((change.entry.table, change.entry.owner), ())
-        )
-        return INGRESS if superseded else REVOKE
+        return REVOKE if change.entry.owner in self.moved else INGRESS
 
     def _kept_of_moved(self) -> Iterator[FlowEntry]:
         """Yield what lets in to an address that moves: it goes first and comes back once the new place is ready."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,11 +21,14 @@ from controller import texts
 from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
 from controller.channel import Channel, ChannelError, FlowReading
 from controller.compiler import Compilation
+from controller.fabric import Switch
 from controller.flows import COOKIE_OWNER_MASK, TableSet
 from controller.rounds import Round, rounds
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
+#: Something that goes on as long as a switch is connected.
+Companion = Callable[[str, Channel], Coroutine[Any, Any, None]]
 
 #: More owners than this in one change are read back by one request for everything.
 OWNERS_READ_SINGLY = 8
@@ -111,6 +114,14 @@ class SwitchConnection:
         self.drift = 0
         self._verified()
 
+    async def set_ports(self, switch: Switch, ports: Sequence[int]) -> None:
+        """Set the ports to hosts and borders as the maintenance of the switch wants them.  Raises ChannelError.
+
+        Outside of maintenance they are left alone: an operator may have shut one.
+        """
+        if switch.maintenance and await self.channel.set_ports(ports, up=not switch.isolated):
+            _log.info("switch %s: ports to hosts and borders are %s", self.name, "down" if switch.isolated else "up")
+
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
         """Read the whole switch and repair it; returns what was found.  Raises ChannelError.
 
@@ -186,7 +197,13 @@ class Update:
                     self._connections[name].known = None
                 return self._failed
         await self._everywhere(ready, self._confirm)
+        await self._everywhere([name for name in ready if name not in self._failed], self._set_ports)
         return self._failed
+
+    async def _set_ports(self, name: str) -> None:
+        inventory = self._target.intent.inventory
+        if inventory is not None and name in inventory.switches:
+            await self._connections[name].set_ports(inventory.switches[name], inventory.station_ports(name))
 
     async def _apply(self, changes: Round, name: str) -> None:
         self._made.setdefault(name, []).extend(changes[name])
@@ -215,6 +232,7 @@ class Switches:
         self._target = target
         self._publish = publish
         self._verify_seconds = verify_seconds
+        self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
@@ -273,15 +291,18 @@ class Switches:
         _log.info("switch %s connected from %s, datapath id %016x", name, channel.address, channel.datapath_id)
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
-        keeper = asyncio.create_task(self._keep(connection), name=f"switch {name}")
-        keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
+        works = [self._keep(connection), *(companion(name, channel) for companion in self.companions)]
+        keepers = [asyncio.create_task(work, name=f"switch {name}") for work in works]
+        for keeper in keepers:
+            keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
         try:
             reason = await channel.closed()
             if self._connections.get(name) is connection:
                 _log.warning("switch %s lost: %s", name, reason)
                 self._publish("switch.lost", {"switch": name, "reason": reason})
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
 
@@ -326,6 +347,9 @@ class Switches:
             connection.channel.close(wrong)
             return
         drift = await connection.verify(lambda: self._tables(name))
+        inventory = self._target().intent.inventory
+        if inventory is not None:
+            await connection.set_ports(inventory.switches[name], inventory.station_ports(name))
         if drift.count or drift.foreign != self._foreign.get(name, 0):
             self._foreign[name] = drift.foreign
             data = {

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,8 @@ _WANTED = (
     _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
+    _P.OFPPacketIn,
+    _P.OFPPortDescStatsReply,
 )
 
 
@@ -66,6 +68,7 @@ class OpenFlowChannel(Channel):
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._refusals: dict[int, Any] = {}  # errors that answer a message of ours, by xid
+        self._on_packet: Callable[[int, bytes], None] | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[str] = self._loop.create_future()
         self._sender = ThreadPoolExecutor(1, thread_name_prefix=f"openflow {label}")
@@ -161,6 +164,9 @@ class OpenFlowChannel(Channel):
             self._datapath_id = message.datapath_id
         elif isinstance(message, _P.OFPErrorMsg):
             self._refused(message)
+        elif isinstance(message, _P.OFPPacketIn):
+            if self._on_packet is not None:
+                self._on_packet(message.match["in_port"], bytes(message.data))
         elif (request := self._requests.get(message.xid)) is not None and not request.future.done():
             request.parts.append(message)
             if isinstance(getattr(message, "body", None), Malformed):
@@ -218,6 +224,37 @@ class OpenFlowChannel(Channel):
             for future in futures:
                 if future.done() and not future.cancelled():
                     future.exception()  # the first is raised above, nobody waits for the others
+
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        [parts] = await self._ask([_P.OFPPortDescStatsRequest(self._datapath, 0)], ANSWER_SECONDS)
+        found = {port.port_no: port for part in parts for port in part.body}
+        if missing := [number for number in numbers if number not in found]:
+            raise ChannelError(f"{self._label}: there is no port {', '.join(map(str, missing))}")
+        config = 0 if up else _O.OFPPC_PORT_DOWN
+        wrong = [found[number] for number in numbers if found[number].config & _O.OFPPC_PORT_DOWN != config]
+        if wrong:
+            mods = [
+                _P.OFPPortMod(self._datapath, port.port_no, port.hw_addr, config, _O.OFPPC_PORT_DOWN, 0)
+                for port in wrong
+            ]
+            sent = self._new_xids(len(mods))
+            for mod, xid in zip(mods, sent, strict=True):
+                mod.set_xid(xid)
+            self._refusals.clear()
+            await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [_serialized(mods)])
+            if refused := [self._refusals[xid] for xid in sent if xid in self._refusals]:
+                raise ChannelError(f"{self._label}: ports cannot be set: {_error_text(refused[0])}")
+        return len(wrong)
+
+    def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
+        self._on_packet = listener
+
+    async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        await self._transmit((), [self._packet_out(port, frame) for port, frame in packets])
+
+    def _packet_out(self, port: int, frame: bytes) -> Any:
+        actions = [_P.OFPActionOutput(port, 0)]
+        return _P.OFPPacketOut(self._datapath, _O.OFP_NO_BUFFER, _O.OFPP_CONTROLLER, actions, data=frame)
 
     async def apply(self, changes: Sequence[Change]) -> None:
         meters = [change for change in changes if isinstance(change, MeterChange)]

@@ -56,9 +56,9 @@ MULTICAST_BIT = 1 << 40  # lowest bit of the first byte of a MAC address
 LLDP_MULTICAST = 0x0180C200000E  # IEEE 802.1AB, nearest bridge
 MAX_PORT = 0xFEFF  # NXM_OF_IN_PORT has 16 bits and Open vSwitch keeps 0xff00 and above
 
-METER_TO_CONTROLLER = OUR_TAG << 8 | 1
-PACKETS_TO_CONTROLLER = 200  # in a second, from all ports of one switch
-BURST_TO_CONTROLLER = 100
+#: What hosts and borders send to the controller has a meter of its own: their floods take nothing from the trunks.
+METER_TRUNKS = MeterEntry(OUR_TAG << 8 | 1, rate=200, burst=100)
+METER_STATIONS = MeterEntry(OUR_TAG << 8 | 2, rate=100, burst=50)
 
 _EGRESS_TABLES = frozenset({TABLE_FROM_TRUNK, TABLE_TO_STATION})
 
@@ -127,7 +127,6 @@ class _Shared:
     ids: Mapping[str, Ids]
     generation: int
     entries: tuple[FlowEntry, ...]
-    meter: MeterEntry
 
     @classmethod
     def of(cls, intent: Intent, inventory: Inventory) -> _Shared:
@@ -146,7 +145,6 @@ class _Shared:
             ids=ids_of(found),
             generation=intent.generations.get("inventory", 0),
             entries=(*policy_table(intent, inventory), *service_entries(intent)),
-            meter=MeterEntry(METER_TO_CONTROLLER, PACKETS_TO_CONTROLLER, BURST_TO_CONTROLLER),
         )
 
     def seen_from(self, switch: str) -> tuple[Topology, Mapping[str, Reach]]:
@@ -180,7 +178,7 @@ class _Pipeline:
     reaches: Mapping[str, Reach]
 
     def tables(self) -> TableSet:
-        return TableSet.of(self._entries(), self._groups(), (self.shared.meter,))
+        return TableSet.of(self._entries(), self._groups(), (METER_TRUNKS, METER_STATIONS))
 
     def _groups(self) -> Iterator[GroupEntry]:
         for reach in self.reaches.values():
@@ -219,7 +217,8 @@ class _Pipeline:
                 yield FlowEntry(TABLE_CLASSIFY, 1, match(in_port=port_here), (), cookie)
         for port in self.shared.inventory.ports(self.switch):
             lldp = match(in_port=port, vlan_vid=UNTAGGED, eth_dst=LLDP_MULTICAST, eth_type=ETH_LLDP)
-            yield self._base_entry(TABLE_CLASSIFY, 350, lldp, Metered(METER_TO_CONTROLLER), ToController())
+            meter = METER_TRUNKS if port in trunks else METER_STATIONS
+            yield self._base_entry(TABLE_CLASSIFY, 350, lldp, Metered(meter.meter), ToController())
             multicast = match(in_port=port, eth_dst=(MULTICAST_BIT, MULTICAST_BIT))
             yield self._base_entry(TABLE_CLASSIFY, 2, multicast)
 

@@ -96,6 +96,7 @@ class Api(RpcHandler):
             "peers.list": queries.peers,
             "switch.list": queries.switches,
             "switch.flows": queries.flows,
+            "switch.cabling": queries.cabling.cabling,
             "node.list": queries.nodes,
             "node.show": queries.node,
             "node.logs": queries.logs,

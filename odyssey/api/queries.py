@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from odyssey.api.cabling import Cabling
 from odyssey.api.parameters import text
-from odyssey.model.naming import CONTROLLER
+from odyssey.model.naming import CONTROLLER, maintenance_document
+from odyssey.model.state import WEIGHT
 from odyssey.orchestrator.calls import CallBook
 from odyssey.orchestrator.questions import Questions
 from odyssey.state.view import StateView
@@ -31,6 +34,7 @@ class Queries:
         self._calls = calls
         self._questions = questions
         self._hub = hub
+        self.cabling = Cabling(view, questions)
 
     async def status(self, _params: Params) -> Answer:
         """Who leads, who is connected, how transactions stand."""
@@ -124,7 +128,16 @@ class Queries:
             "count": self._view.documents[f"network/{platform}/{network}"]["count"],
             **{phase: phases.count(phase) for phase in ("standby", "admitted", "draining")},
             "dependsOn": sorted(declared.get("dependsOn", {})),
+            **self._served(declared, f"network/{platform}/{network}"),
         }  # fmt: skip
+
+    def _served(self, declared: Mapping[str, Any], key: str) -> Answer:
+        """The service address of a network and how many slots each node has, where there is one."""
+        six = {"subnet6": declared["subnet6"]} if "subnet6" in declared else {}
+        if "service" not in declared:
+            return six
+        slots = Counter(self._view.documents[key].get("slots", []))
+        return {**six, "service": declared["service"], "slots": dict(sorted(slots.items()))}
 
     async def hosts(self, _params: Params) -> Answer:
         """Hosts of the inventory, and hosts that joined and stand in no inventory."""
@@ -167,11 +180,16 @@ class Queries:
                 {
                     "switch": name, "datapathId": item["datapathId"], "profile": item["profile"],
                     "capacity": item.get("maxEntries"), "connected": False, "entries": None, "groups": None,
-                    "drift": None, **seen.get(name, {}),
+                    "drift": None, "use": self._use(name), **seen.get(name, {}),
                 }
                 for name, item in declared.items()
             ],
         }  # fmt: skip
+
+    def _use(self, switch: str) -> str:
+        """Whether a switch is used: used, unused or isolated."""
+        phase = self._view.documents.get(maintenance_document(switch), {}).get("phase", "over")
+        return "used" if phase == "over" else str(phase)
 
     async def flows(self, params: Params) -> Answer:
         """Flow entries read from a switch now."""
@@ -214,4 +232,4 @@ class Queries:
 def _node(node: Mapping[str, Any], observation: Mapping[str, Any] | None) -> Answer:
     seen = (observation or {}).get("nodes", {}).get(node["node"], {})
     absent = "unknown" if observation is None else "absent"
-    return {**node, "state": seen.get("state", absent), "healthy": seen.get("healthy")}
+    return {"weight": WEIGHT, **node, "state": seen.get("state", absent), "healthy": seen.get("healthy")}

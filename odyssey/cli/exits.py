@@ -17,7 +17,7 @@ class Exit(IntEnum):
 
     DONE = 0
     CHANGES = 1
-    """Only of plans: something would change."""
+    """Of plans and comparisons: something would change, or differs."""
     USAGE = 2
     REFUSED = 3
     """Nothing was done: invalid document, missing permission, unknown name, state moved since the plan."""

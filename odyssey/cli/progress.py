@@ -76,8 +76,8 @@ class ProgressModel:
     def apply(self, message: Mapping[str, Any], now: float) -> list[str]:
         """Take one message that came at `now`. Unknown kinds are ignored: an older client meets a newer server."""
         handlers = {
-            "plan": self._plan, "tx": self._tx, "stage": self._stage, "drain": self._drain, "node": self._node,
-            "message": self._message,
+            "plan": self._plan, "tx": self._tx, "stage": self._stage, "drain": self._drain, "quiet": self._quiet,
+            "node": self._node, "message": self._message,
         }  # fmt: skip
         handler = handlers.get(str(message.get("kind")))
         return [clean(line) for line in handler(message, now)] if handler else []
@@ -116,10 +116,18 @@ class ProgressModel:
         return [f"{self._label(step)}: {note}"]
 
     def _drain(self, message: Mapping[str, Any], now: float) -> list[str]:
-        step = next((step for step in self.steps if not step.over), None)
         counts: Mapping[str, Any] = message.get("nodes") or {}
         texts = [f"{node} {'unknown' if count is None else count}" for node, count in counts.items()]
-        note = f"connections: {', '.join(texts)}"
+        return self._wait(f"connections: {', '.join(texts)}", message, now)
+
+    def _quiet(self, message: Mapping[str, Any], now: float) -> list[str]:
+        rates: Mapping[str, Any] = message.get("ports") or {}
+        texts = [f"port {port} {'unknown' if rate is None else f'{rate:g}/s'}" for port, rate in rates.items()]
+        return self._wait(f"packets on {message.get('switch')}: {', '.join(texts)}", message, now)
+
+    def _wait(self, note: str, message: Mapping[str, Any], now: float) -> list[str]:
+        """A step that waits tells what for; it is the first one that is not over."""
+        step = next((step for step in self.steps if not step.over), None)
         if step is None:
             return []
         remaining = message.get("remaining")

@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 from typing import Any
 
+from odyssey.model.fabric_rules import (
+    attachment_faults,
+    border6_faults,
+    carried_faults,
+    owned_faults,
+    parallel_faults,
+    running_faults,
+)
+from odyssey.model.faults import by_path, fault
 from odyssey.model.inventory import Fabric, Inventory, SwitchPort
 from odyssey.model.naming import CONTROLLER
-from odyssey.model.rules import by_path, fault
 from odyssey.model.snapshot import Snapshot
 from schemas import Fault
 
@@ -19,9 +26,13 @@ def inventory_faults(inventory: Inventory, snapshot: Snapshot) -> tuple[Fault, .
     found = [
         *_fabric_faults(inventory.fabric),
         *_border_faults(inventory.fabric),
+        *border6_faults(inventory.fabric),
         *_port_faults(inventory),
+        *owned_faults(inventory, _ports(inventory)),
         *_host_faults(inventory),
+        *attachment_faults(inventory),
         *_platform_faults(inventory.fabric, snapshot),
+        *carried_faults(inventory.fabric, snapshot),
         *_change_faults(inventory, snapshot),
     ]
     return by_path(found)
@@ -34,13 +45,14 @@ def _fabric_faults(fabric: Fabric) -> Iterator[Fault]:
     if fabric.mac.startswith("02:00:"):
         yield fault(path, fabric.mac, "an address that does not begin with 02:00, which nodes use")
     seen: dict[str, str] = {}
-    for name, datapath in sorted(fabric.switches.items()):
+    for name, datapath in sorted((name, switch.datapath_id) for name, switch in fabric.switches.items()):
         if datapath in seen:
             yield fault(f"$.fabric.switches.{name}.datapathId", datapath, f"an id apart from that of {seen[datapath]}")
         seen.setdefault(datapath, name)
     for number, (one, other) in enumerate(fabric.links):
         if one.switch == other.switch:
             yield fault(f"$.fabric.links[{number}]", f"{one} to {other}", "a link between two switches")
+    yield from parallel_faults(fabric)
 
 
 def _border_faults(fabric: Fabric) -> Iterator[Fault]:
@@ -125,6 +137,7 @@ def _change_faults(inventory: Inventory, snapshot: Snapshot) -> Iterator[Fault]:
         by_host.setdefault(node.host, []).append(node.name)
     if by_host:
         yield from _constant_faults(inventory.fabric, before.fabric)
+        yield from running_faults(inventory, before, snapshot, by_host)
     for name, nodes in sorted(by_host.items()):
         if name not in inventory.hosts:
             yield fault(f"$.hosts.{name}", None, f"this host, because it still has nodes: {_some(nodes)}")
@@ -138,16 +151,13 @@ def _change_faults(inventory: Inventory, snapshot: Snapshot) -> Iterator[Fault]:
 def _constant_faults(new: Fabric, old: Fabric) -> Iterator[Fault]:
     constants: tuple[tuple[str, Any, Any], ...] = (
         ("mac", new.mac, old.mac),
-        ("gateway", _text(new.gateway), _text(old.gateway)),
+        ("gateway", str(new.gateway), str(old.gateway)),
+        ("gateway6", str(new.gateway6), str(old.gateway6)),
         ("mtu", new.mtu, old.mtu),
     )
     for name, now, was in constants:
         if now != was:
             yield fault(f"$.fabric.{name}", now, f"{was}: nodes that run were started with it")
-
-
-def _text(address: IPv4Address) -> str:
-    return str(address)
 
 
 def _some(nodes: list[str], limit: int = 5) -> str:

@@ -2,13 +2,14 @@
 """Addresses of a network, allotted in aligned blocks per host.
 
 A block belongs to one host as long as blocks last, so a switch that is far from a host needs one prefix for all of its
-nodes there. The network address, the first address and the broadcast address are never used.
+nodes there. The network address, the first address and the broadcast address are never used. A node's IPv6 address is
+as far from the beginning of the IPv6 subnet as its IPv4 address from that of the IPv4 subnet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Collection, Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 BLOCK_PREFIX = 27
 """Prefix length of a block in a subnet that has room for at least eight of them."""
@@ -18,9 +19,18 @@ UNUSED = 3
 """Addresses of a subnet that no node gets."""
 
 
-def usable(subnet: IPv4Network) -> int:
-    """How many nodes a subnet can hold."""
-    return max(0, subnet.num_addresses - UNUSED)
+def usable(subnet: IPv4Network, reserved: Collection[IPv4Address] = ()) -> int:
+    """How many nodes a subnet can hold; `reserved` are addresses that no node gets."""
+    first, last = subnet.network_address, subnet.broadcast_address
+    more = sum(address in subnet and address not in {first, first + 1, last} for address in reserved)
+    return max(0, subnet.num_addresses - UNUSED - more)
+
+
+def address6_of(subnet: IPv4Network, subnet6: IPv6Network | None, address: IPv4Address) -> IPv6Address | None:
+    """The IPv6 address of the node with this IPv4 address; None in a network without IPv6."""
+    if subnet6 is None:
+        return None
+    return subnet6.network_address + (int(address) - int(subnet.network_address))
 
 
 def block_prefix(subnet: IPv4Network) -> int:
@@ -31,14 +41,21 @@ def block_prefix(subnet: IPv4Network) -> int:
 class AddressPool:
     """The free addresses of one subnet while one plan is made.
 
-    `used` maps the addresses of nodes to their hosts; `held` are further addresses that must not be given.
+    `used` maps the addresses of nodes to their hosts; `held` are further addresses that must not be given, because a
+    node may have them, and `reserved` those that no node ever has.
     """
 
-    def __init__(self, subnet: IPv4Network, used: Mapping[IPv4Address, str], held: Iterable[IPv4Address] = ()) -> None:
+    def __init__(
+        self,
+        subnet: IPv4Network,
+        used: Mapping[IPv4Address, str],
+        held: Iterable[IPv4Address] = (),
+        reserved: Iterable[IPv4Address] = (),
+    ) -> None:
         self._first = int(subnet.network_address)
         self._end = self._first + subnet.num_addresses
         self._size = 1 << (32 - block_prefix(subnet))
-        self._taken = {self._first, self._first + 1, self._end - 1}
+        self._taken = {self._first, self._first + 1, self._end - 1, *map(int, reserved)}
         self._owner: dict[int, str] = {}
         self._blocks: dict[str, list[int]] = {}
         for address in sorted(used):

@@ -68,3 +68,13 @@ def node_document(node: str) -> str:
 def binding_document(node: str) -> str:
     """Key of the document of a node in the controller's state."""
     return f"binding/{node}"
+
+
+def service_document(key: str) -> str:
+    """Key of the document of a network's service address in the controller's state."""
+    return f"service/{key}"
+
+
+def maintenance_document(switch: str) -> str:
+    """Key of the document of a switch that is out of use in the orchestrator's state."""
+    return f"maintenance/{switch}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from odyssey.model.inventory import Resources
+from odyssey.model.inventory import Port, Resources, parse_ports
 
 RESOURCES: Mapping[str, Any] = {"cpus": 0.5, "memoryMiB": 256}
 """What a node gets where the document names no resources."""
@@ -23,19 +23,22 @@ DRAIN_TIMEOUT = 30.0
 """Seconds that a withdrawn node may take to finish its connections."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Port:
-    """A transport port, as policy opens it."""
+SLOTS = 64
+"""Parts in which new connections to a service address are divided where the document names no number."""
 
-    protocol: str
-    port: int
 
-    def document(self) -> dict[str, Any]:
-        """The port as JSON."""
-        return {"protocol": self.protocol, "port": self.port}
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One address for all nodes of a network; the switches spread new connections over them by `slots`."""
 
-    def __str__(self) -> str:
-        return f"{self.protocol} {self.port}"
+    address: IPv4Address
+    address6: IPv6Address | None
+    slots: int
+
+    def addresses(self) -> dict[str, str]:
+        """The addresses as documents name them."""
+        six = {"address6": str(self.address6)} if self.address6 is not None else {}
+        return {"address": str(self.address), **six}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,20 @@ class Network:
     secrets: Mapping[str, str]
     environment: Mapping[str, str]
     command: tuple[str, ...] | None
+    subnet6: IPv6Network | None = None
+    service: Service | None = None
+
+    @property
+    def reserved(self) -> frozenset[IPv4Address]:
+        """Addresses that no node may have because the node, or its IPv6 address, would be the service address."""
+        if self.service is None:
+            return frozenset()
+        found = {self.service.address}
+        if self.service.address6 is not None and self.subnet6 is not None:
+            distance = int(self.service.address6) - int(self.subnet6.network_address)
+            if 0 <= distance < self.subnet.num_addresses:
+                found.add(self.subnet.network_address + distance)
+        return frozenset(found)
 
     @property
     def key(self) -> str:
@@ -95,7 +112,7 @@ class Network:
             scale=Scale(scale["min"], scale["max"], scale.get("count"), scale.get("standby", 0)),
             depends_on=_ports_by_name(document.get("dependsOn", {})),
             exposed_to=_ports_by_name(document.get("exposedTo", {})),
-            peers=_ports(document["peers"]) if "peers" in document else (),
+            peers=parse_ports(document["peers"]["ports"]) if "peers" in document else (),
             health={**HEALTH, **document["health"]},
             on_change={"timeout": ON_CHANGE_TIMEOUT, **on_change} if on_change else None,
             resources=Resources.parse({**RESOURCES, **document.get("resources", {})}),
@@ -105,6 +122,8 @@ class Network:
             secrets=document.get("secrets", {}),
             environment=document.get("environment", {}),
             command=tuple(command) if command is not None else None,
+            subnet6=IPv6Network(document["subnet6"], strict=False) if "subnet6" in document else None,
+            service=_service(document["service"]) if "service" in document else None,
         )
 
 
@@ -123,14 +142,20 @@ class Platform:
         networks = document["networks"].items()
         return cls(document, name, {key: Network.parse(name, key, value) for key, value in sorted(networks)})
 
+    def partners(self, network: str) -> frozenset[str]:
+        """Names of the networks with whose nodes a node of `network` may exchange packets; itself if it has peers."""
+        own = self.networks[network]
+        return frozenset((*own.depends_on, *self.dependents(network), *((network,) if own.peers else ())))
+
     def dependents(self, network: str) -> tuple[str, ...]:
         """Names of the networks that depend on `network`, sorted."""
         return tuple(name for name, other in self.networks.items() if network in other.depends_on)
 
 
-def _ports(document: Mapping[str, Any]) -> tuple[Port, ...]:
-    return tuple(sorted({Port(item["protocol"], item["port"]) for item in document["ports"]}))
+def _service(document: Mapping[str, Any]) -> Service:
+    six = document.get("address6")
+    return Service(IPv4Address(document["address"]), IPv6Address(six) if six else None, document.get("slots", SLOTS))
 
 
 def _ports_by_name(document: Mapping[str, Any]) -> dict[str, tuple[Port, ...]]:
-    return {name: _ports(value) for name, value in sorted(document.items())}
+    return {name: parse_ports(value["ports"]) for name, value in sorted(document.items())}

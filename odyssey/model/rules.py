@@ -3,37 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Network
 from typing import Any
 
+from odyssey.model.apart import not_apart
+from odyssey.model.faults import by_path, fault, network_path
 from odyssey.model.graph import cycles
 from odyssey.model.inventory import Inventory
 from odyssey.model.ipam import usable
 from odyssey.model.naming import HOSTNAME_LIMIT, ORDINAL_DIGITS, network_key
 from odyssey.model.platform import Network, Platform
+from odyssey.model.service_rules import border_faults, pair_faults, service_faults
 from odyssey.model.snapshot import Snapshot
 from schemas import Fault
 
 _RESERVED_RANGES = tuple(
     IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
 )
-
-
-def fault(path: str, found: Any, expected: str) -> Fault:
-    """A fault whose sentence follows from its parts."""
-    return Fault(path, found, expected, f"{path}: found {found}, expected {expected}")
-
-
-def network_path(name: str, *parts: str) -> str:
-    """The JSON path of something in a network of a platform document; names need no quoting."""
-    return ".".join(("$.networks", name, *parts))
-
-
-def by_path(faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """The faults in order of their paths, each once."""
-    once = {(item.path, item.message): item for item in faults}
-    return tuple(once[key] for key in sorted(once))
 
 
 def platform_faults(platform: Platform, snapshot: Snapshot) -> tuple[Fault, ...]:
@@ -43,6 +30,7 @@ def platform_faults(platform: Platform, snapshot: Snapshot) -> tuple[Fault, ...]
     found: list[Fault] = []
     for network in platform.networks.values():
         found += _network_faults(network, platform, snapshot.inventory)
+        found += service_faults(network, snapshot)
     found += _cycle_faults(platform)
     found += _clashes(platform, snapshot)
     return by_path(found)
@@ -89,7 +77,7 @@ def _scale_faults(network: Network) -> Iterator[Fault]:
         yield fault(
             network_path(network.name, "scale", "count"), scale.count, f"from {scale.min} to {scale.max} (min to max)"
         )
-    room = usable(network.subnet)
+    room = usable(network.subnet, network.reserved)
     if scale.max + scale.standby > room:
         yield fault(
             network_path(network.name, "subnet"),
@@ -163,28 +151,17 @@ def _clashes(platform: Platform, snapshot: Snapshot) -> Iterator[Fault]:
     leaving = [item for name, item in before.networks.items() if name not in platform.networks] if before else []
     networks = list(platform.networks.values())
     for position, network in enumerate(networks):
-        yield from _pair_faults(network, networks[:position], lambda other: f"network {other.name}")
-        yield from _pair_faults(network, elsewhere, lambda other: f"network {other.key}")
-        yield from _pair_faults(
+        yield from pair_faults(network, networks[:position], lambda other: f"network {other.name}")
+        yield from pair_faults(network, elsewhere, lambda other: f"network {other.key}")
+        yield from pair_faults(
             network, leaving, lambda other: f"network {other.name}, which must be removed by an earlier apply"
         )
         for border in snapshot.inventory.fabric.borders.values():
-            if network.subnet.overlaps(border.prefix):
-                path = network_path(network.name, "subnet")
-                yield fault(path, str(network.subnet), f"a subnet apart from {border.prefix} of border {border.name}")
+            yield from border_faults(network, border)
         for other in elsewhere:
             if f"{network.platform}-{network.name}" == f"{other.platform}-{other.name}":
                 path = network_path(network.name)
                 yield fault(path, network.name, f"another name: nodes would be called like those of {other.key}")
-
-
-def _pair_faults(network: Network, others: list[Network], called: Callable[[Network], str]) -> Iterator[Fault]:
-    for other in others:
-        if network.subnet.overlaps(other.subnet):
-            path = network_path(network.name, "subnet")
-            yield fault(path, str(network.subnet), f"a subnet apart from {other.subnet} of {called(other)}")
-        if network.vlan == other.vlan:
-            yield fault(network_path(network.name, "vlan"), network.vlan, f"a VLAN apart from that of {called(other)}")
 
 
 def change_faults(platform: Platform, snapshot: Snapshot) -> tuple[Fault, ...]:
@@ -197,7 +174,16 @@ def change_faults(platform: Platform, snapshot: Snapshot) -> tuple[Fault, ...]:
         nodes = snapshot.nodes_of(network_key(platform.name, name))
         if name in before.networks and nodes:
             found += _frozen_faults(before.networks[name], network, len(nodes))
-    return tuple(found)
+    return tuple(found + list(_apart_faults(platform, snapshot)))
+
+
+def _apart_faults(platform: Platform, snapshot: Snapshot) -> Iterator[Fault]:
+    """Nodes on one host that would be allowed to talk, and could not."""
+    assert snapshot.inventory is not None
+    for pair in not_apart(snapshot.inventory, {platform.name: platform}, snapshot.nodes.values()):
+        one, other = pair.networks
+        path = network_path(one, "peers") if one == other else network_path(one, "dependsOn", other)
+        yield fault(path, f"{pair.nodes} on host {pair.host}", f"nodes on different hosts: {pair.reason}")
 
 
 def _frozen_faults(old: Network, new: Network, nodes: int) -> Iterator[Fault]:
@@ -215,6 +201,8 @@ def _frozen_faults(old: Network, new: Network, nodes: int) -> Iterator[Fault]:
 _FROZEN: Mapping[str, Callable[[Network], Any]] = {
     "image": lambda network: network.image,
     "subnet": lambda network: str(network.subnet),
+    "subnet6": lambda network: str(network.subnet6) if network.subnet6 is not None else None,
+    "service": lambda network: network.service.addresses() if network.service is not None else None,
     "vlan": lambda network: network.vlan,
     "stateful": lambda network: network.volume,
     "command": lambda network: list(network.command) if network.command is not None else None,

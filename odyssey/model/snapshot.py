@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from odyssey.model.inventory import Inventory
+from odyssey.model.maintenance import Maintenance
 from odyssey.model.platform import Network, Platform
 from odyssey.model.state import ADMITTED, DRAINING, STANDBY, NetworkState, NodeState
 
@@ -21,7 +22,8 @@ class Snapshot:
 
     `reserved` names objects that open transactions hold (``node/shop-app-3``, ``address/172.16.20.3``); `pending` are
     the nodes among them, which take room on their hosts. `images` maps host and image reference to image id, and
-    `present` names the participants that are connected.
+    `present` names the participants that are connected. `maintenance` are the switches that are out of use, and
+    `switches` those that the controller said are connected (only asked where a plan depends on it).
     """
 
     index: int
@@ -33,6 +35,8 @@ class Snapshot:
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
     pending: Mapping[str, NodeState] = field(default_factory=dict)
+    maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
+    switches: frozenset[str] = frozenset()
     _by_network: dict[str, list[NodeState]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -49,12 +53,13 @@ class Snapshot:
         images: Mapping[str, Mapping[str, str]] | None = None,
         present: frozenset[str] = frozenset(),
         pending: Documents | None = None,
+        switches: frozenset[str] = frozenset(),
     ) -> Snapshot:
         """Parse state documents; keys of other kinds are ignored.
 
         `pending` are documents that open transactions would set; only its nodes are read.
         """
-        empty = cls(index, None, {}, {}, {}, reserved, images or {}, present)
+        empty = cls(index, None, {}, {}, {}, reserved, images or {}, present, switches=switches)
         coming = empty.folded(pending or {}).nodes
         waiting = {name: node for name, node in coming.items() if f"node/{name}" not in documents}
         return replace(empty.folded(documents), index=index, pending=waiting)
@@ -63,6 +68,7 @@ class Snapshot:
         """What the snapshot is after a decision that sets these documents; None deletes. The index rises by one."""
         inventory = self.inventory
         platforms, networks, nodes = dict(self.platforms), dict(self.networks), dict(self.nodes)
+        maintenance = dict(self.maintenance)
         for key, document in changes.items():
             kind, _, name = key.partition("/")
             match kind:
@@ -74,11 +80,14 @@ class Snapshot:
                     _put(networks, name, NetworkState.parse(name, document) if document is not None else None)
                 case "node":
                     _put(nodes, name, NodeState.parse(document) if document is not None else None)
+                case "maintenance":
+                    _put(maintenance, name, Maintenance.parse(document) if document is not None else None)
                 case _:
                     continue
         return replace(
-            self, index=self.index + 1, inventory=inventory, platforms=platforms, networks=networks, nodes=nodes
-        )
+            self, index=self.index + 1, inventory=inventory, platforms=platforms, networks=networks, nodes=nodes,
+            maintenance=maintenance,
+        )  # fmt: skip
 
     def documents(self) -> dict[str, Mapping[str, Any]]:
         """The state documents that this snapshot stands for."""
@@ -88,7 +97,12 @@ class Snapshot:
         documents |= {f"platform/{name}": platform.document for name, platform in self.platforms.items()}
         documents |= {f"network/{key}": network.document() for key, network in self.networks.items()}
         documents |= {f"node/{name}": node.document() for name, node in self.nodes.items()}
+        documents |= {f"maintenance/{name}": item.document() for name, item in self.maintenance.items()}
         return documents
+
+    def unused(self) -> dict[str, Maintenance]:
+        """The switches that are out of use now."""
+        return {name: item for name, item in self.maintenance.items() if not item.over}
 
     def network(self, key: str) -> Network | None:
         """The definition of the network ``shop/app``, or None."""

@@ -19,7 +19,19 @@ from odyssey.orchestrator.calls import FINAL, Call, CallBook
 from odyssey.orchestrator.locks import LockTable
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.steps import StepRunner
-from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, PlanRefused, Settle, plan, resolve, undo
+from odyssey.planning import (
+    DrainStep,
+    Goal,
+    Plan,
+    PlanOptions,
+    PlanRefused,
+    QuietStep,
+    Settle,
+    TransactionStep,
+    plan,
+    resolve,
+    undo,
+)
 from odyssey.services import ServiceCallError, handle
 from odyssey.services.wish import Wish
 from odyssey.state.view import StateView
@@ -132,8 +144,10 @@ class Engine:
         await self._questions.wait_for(self._view.participants(), self._started + self._limits.start_grace)
         references = (wish.images() if wish else frozenset()) | self._view.images()
         images = await self._questions.images(references)
+        # Without a wish the call leads back, from whatever it was.
+        switches = await self._questions.switches() if wish is None or wish.asks_switches() else frozenset()
         placed = {key: node for work in self._running.values() for key, node in work.placements.items()}
-        return self._view.snapshot(images, self._questions.present(), placed)
+        return self._view.snapshot(images, self._questions.present(), placed, switches)
 
     async def _work(self, call: Call, wish: Wish | None, work: _Work) -> Mapping[str, Any]:
         try:
@@ -213,6 +227,11 @@ class Engine:
             if isinstance(step, DrainStep):
                 await self._runner.drain(step, work.tell)
                 continue
+            if isinstance(step, QuietStep):
+                loud = await self._runner.quiet(step, work.tell)
+                if loud is not None and step.required:
+                    return call, {"code": "not_quiet", "message": f"{step.title}: {loud}"}, "failed"
+                continue
             tx_id = f"{call.id}.{len(call.transactions) + 1}"
             call = await self._calls.save(replace(call, transactions=(*call.transactions, tx_id)))
             record = await self._runner.transact(tx_id, number, step.with_tx(tx_id), work.tell)
@@ -227,7 +246,7 @@ class Engine:
     def _answer(
         self, call: Call, planned: Plan, state: str, error: Mapping[str, Any] | None
     ) -> Mapping[str, Any]:
-        touched = {node for step in planned.steps if not isinstance(step, DrainStep) for node in step.nodes}
+        touched = {node for step in planned.steps if isinstance(step, TransactionStep) for node in step.nodes}
         standing = (self._view.documents.get(f"node/{name}") for name in sorted(touched))
         answer: dict[str, Any] = {
             "id": call.id, "state": state, "index": self._view.index, "plan": planned.to_json(),

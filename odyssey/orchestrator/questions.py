@@ -80,6 +80,20 @@ class Questions:
                 counts[node] = None if answer is None else int(answer.get(node, {}).get("inbound", 0))
         return counts
 
+    async def switches(self) -> frozenset[str]:
+        """Names of the switches that are connected to the controller; none if it does not answer."""
+        answer = await self.try_ask(CONTROLLER, "switches", {})
+        seen = (answer or {}).get("switches", {})
+        return frozenset(name for name, switch in seen.items() if switch.get("connected"))
+
+    async def packets(self, switch: str, ports: Collection[int]) -> dict[int, int] | None:
+        """Packets that each port of a switch has received and sent so far; None if nobody can tell."""
+        answer = await self.try_ask(CONTROLLER, "switch_ports", {"switch": switch})
+        seen = (answer or {}).get("ports", {})
+        if any(str(port) not in seen for port in ports):
+            return None
+        return {port: int(seen[str(port)]["rxPackets"]) + int(seen[str(port)]["txPackets"]) for port in ports}
+
     async def compiled(self, changes: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """What the controller would program for `changes`; None if it is not there."""
         return await self.try_ask(CONTROLLER, "compile", {"changes": changes})

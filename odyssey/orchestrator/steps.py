@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Carries out the steps of one plan: transactions by RDMP, drains by counting connections."""
+"""Carries out the steps of one plan: transactions by RDMP, drains by counting connections or packets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from odyssey.orchestrator.questions import Questions
-from odyssey.planning import DrainStep, TransactionStep
+from odyssey.planning import DrainStep, QuietStep, TransactionStep
 from rdmp.hub import Hub
 from rdmp.records import TxProgress, TxRecord
 
 Progress = Callable[[Mapping[str, Any]], None]
+_Packets = Mapping[int, int] | None
+_ALL = "all"
+"""Stands for the ports of a switch whose counters cannot be read."""
+_RATE_SECONDS = 1.0
+"""Over how many seconds the packets of a port are counted."""
 
 
 class StepRunner:
@@ -52,6 +57,45 @@ class StepRunner:
             if all(count == 0 for count in counts.values()):
                 return
             await asyncio.sleep(min(self._drain_poll, remaining))
+
+
+    async def quiet(self, step: QuietStep, progress: Progress) -> str | None:
+        """Wait until the ports of a switch carry next to nothing; returns what they still carry if they do not."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + step.timeout
+        then, before = loop.time(), await self._questions.packets(step.switch, step.ports)
+        while True:
+            await asyncio.sleep(_RATE_SECONDS)
+            now, counts = loop.time(), await self._questions.packets(step.switch, step.ports)
+            rates = _rates(before, counts, now - then)
+            then, before = now, counts
+            progress({
+                "kind": "quiet", "switch": step.switch, "ports": rates, "remaining": round(max(0.0, end - now), 1),
+            })  # fmt: skip
+            loud = {port: rate for port, rate in rates.items() if rate is None or rate > step.packets}
+            if not loud:
+                return None
+            if now >= end:
+                return _loud(step.switch, loud)
+
+
+def _rates(before: _Packets, after: _Packets, seconds: float) -> dict[str, float | None]:
+    """Packets a second of each port; None where the counters could not be read or began anew."""
+    if before is None or after is None:
+        return {_ALL: None}
+    return {
+        str(port): round((count - before[port]) / seconds, 1) if count >= before[port] else None
+        for port, count in after.items()
+    }
+
+
+def _loud(switch: str, rates: Mapping[str, float | None]) -> str:
+    if _ALL in rates:
+        return f"the controller cannot read the port counters of {switch}, so nobody knows what still uses it"
+    told = ", ".join(
+        f"port {port}: {'unknown' if rate is None else f'{rate:g} packets/s'}" for port, rate in rates.items()
+    )
+    return f"{switch} still carries traffic of hosts ({told})"
 
 
 def _tell(news: TxProgress, told: Mapping[str, Any], progress: Progress) -> None:

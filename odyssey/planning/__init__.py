@@ -13,14 +13,16 @@ from odyssey.planning.goal import (
     EnsureNodes,
     Goal,
     InventoryGoal,
+    MaintenanceGoal,
     RemovePlatformGoal,
     ScaleGoal,
     Settle,
+    WeighGoal,
 )
 from odyssey.planning.images import image_references
 from odyssey.planning.planner import plan
 from odyssey.planning.resolve import resolve
-from odyssey.planning.steps import Change, DrainStep, Plan, PlanOptions, PlanRefused, TransactionStep
+from odyssey.planning.steps import Change, DrainStep, Plan, PlanOptions, PlanRefused, QuietStep, Step, TransactionStep
 from odyssey.planning.undo import undo
 
 __all__ = [
@@ -31,13 +33,17 @@ __all__ = [
     "EnsureNodes",
     "Goal",
     "InventoryGoal",
+    "MaintenanceGoal",
     "Plan",
     "PlanOptions",
     "PlanRefused",
+    "QuietStep",
     "RemovePlatformGoal",
     "ScaleGoal",
     "Settle",
+    "Step",
     "TransactionStep",
+    "WeighGoal",
     "image_references",
     "plan",
     "resolve",

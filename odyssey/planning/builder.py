@@ -7,15 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from odyssey.model.naming import CONTROLLER, mac_of, network_document, node_document, node_name
+from odyssey.model.faults import by_path, fault
+from odyssey.model.ipam import address6_of
+from odyssey.model.naming import CONTROLLER, mac_of, network_document, node_document, node_name, service_document
 from odyssey.model.platform import Network
-from odyssey.model.rules import by_path, fault
 from odyssey.model.snapshot import Snapshot
 from odyssey.model.state import NetworkState, NodeState
+from odyssey.planning.balance import balanced, balanced_with
 from odyssey.planning.changes import difference
-from odyssey.planning.documents import dependencies, neighbours, network_intent
+from odyssey.planning.documents import dependencies, neighbours, network_intent, service_intent
 from odyssey.planning.operations import Draft, listed
-from odyssey.planning.steps import DrainStep, Plan, PlanOptions, PlanRefused, TransactionStep
+from odyssey.planning.steps import DrainStep, Plan, PlanOptions, PlanRefused, QuietStep, Step, TransactionStep
 
 T = TypeVar("T")
 
@@ -28,7 +30,7 @@ class Builder:
         self.now = snapshot
         self.counts: dict[str, int] = {}
         self._before = snapshot
-        self._steps: list[TransactionStep | DrainStep] = []
+        self._steps: list[Step] = []
         self._transactions = 0
 
     @property
@@ -63,17 +65,39 @@ class Builder:
             timeout = max(self.network(node.key).drain_timeout for node in draining)
             self._steps.append(DrainStep(tuple((node.name, node.host) for node in draining), timeout))
 
+    def wait(self, step: QuietStep) -> None:
+        """Append the wait for a switch that shall carry nothing."""
+        self._steps.append(step)
+
     def recount(self, draft: Draft, keys: Iterable[str], homes: Iterable[NodeState] = ()) -> None:
-        """Let a transaction store the wanted counts of networks, and where new stateful nodes have their volumes."""
+        """Let a transaction store what follows from its other changes for networks whose nodes or documents change.
+
+        That is the wanted count, where new stateful nodes (`homes`) have their volumes, and who serves which part of
+        the new connections to a service address.
+        """
         new_homes: dict[str, dict[str, str]] = {}
         for node in homes:
             new_homes.setdefault(node.key, {})[node.name] = node.host
-        for key in sorted(set(keys)):
+        changed = set(keys)
+        after = self.now.folded(draft.changes)
+        for key in sorted(changed | (balanced_with(after, changed) & self.now.networks.keys())):
             state = self.now.networks[key]
             count = self.counts.get(key, state.count)
             wanted = replace(state, count=count, homes={**state.homes, **new_homes.get(key, {})})
+            wanted = balanced(after, wanted)
             if wanted != state:
                 draft.change(network_document(key), wanted.document())
+
+    def serve(self, draft: Draft, stage: str) -> None:
+        """Let the controller know in `stage` of the slots that `recount` changed."""
+        after = self.now.folded(draft.changes)
+        for key, state in sorted(after.networks.items()):
+            network = after.network(key)
+            old = self.now.networks.get(key)
+            if network is None or network.service is None or old is None:
+                continue
+            if (old.slots, old.pins) != (state.slots, state.pins):
+                draft.intend(stage, service_document(key), service_intent(network, network.service, state))
 
     def write_files(self, draft: Draft, networks: Iterable[str]) -> None:
         """Let agents rewrite the neighbour files of all nodes of `networks`, as they are after this transaction."""
@@ -101,7 +125,15 @@ class Builder:
         """The plan. Raises PlanRefused if a participant is not connected."""
         if not self.options.absent_allowed:
             self._require_present()
-        return Plan(self._before.index, tuple(self._steps), difference(self._before, self.now), frozenset(locks))
+        written = {
+            key
+            for step in self._steps
+            if isinstance(step, TransactionStep)
+            for key in step.changes
+            if key.startswith("network/")
+        }
+        changes = difference(self._before, self.now)
+        return Plan(self._before.index, tuple(self._steps), changes, frozenset(locks) | written)
 
     def _require_present(self) -> None:
         absent: dict[str, str] = {}
@@ -121,7 +153,8 @@ def new_node(network: Network, ordinal: int, phase: str, **placed: Any) -> NodeS
     """The state of a new node; `placed` gives host, address, image and image_id."""
     return NodeState(
         name=node_name(network.platform, network.name, ordinal), platform=network.platform, network=network.name,
-        ordinal=ordinal, phase=phase, mac=mac_of(placed["address"]), **placed,
+        ordinal=ordinal, phase=phase, mac=mac_of(placed["address"]),
+        address6=address6_of(network.subnet, network.subnet6, placed["address"]), **placed,
     )  # fmt: skip
 
 

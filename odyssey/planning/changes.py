@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from odyssey.model.inventory import Inventory
+from odyssey.model.maintenance import Maintenance
 from odyssey.model.platform import Network
 from odyssey.model.snapshot import Snapshot
-from odyssey.model.state import NodeState
+from odyssey.model.state import WEIGHT, NetworkState, NodeState
 from odyssey.planning.documents import intent
 from odyssey.planning.steps import Change
 
@@ -17,12 +19,13 @@ T = TypeVar("T")
 
 
 def difference(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
-    """Changes from `before` to `after`, by kind (inventory, platform, network, policy, exposure, node) and name."""
+    """Changes from `before` to `after`, by kind (inventory, switch, platform, network, service...) and name."""
     return tuple(_all(before, after))
 
 
 def _all(before: Snapshot, after: Snapshot) -> Iterator[Change]:
     yield from _compare("inventory", _inventory(before), _inventory(after), _inventory_text, _inventory_change)
+    yield from _compare("switch", before.maintenance, after.maintenance, _switch_text, _switch_change, "in use again")
     yield from _compare(
         "platform",
         {name: platform.document for name, platform in before.platforms.items()},
@@ -31,6 +34,7 @@ def _all(before: Snapshot, after: Snapshot) -> Iterator[Change]:
         lambda old, new: "document changed",
     )
     yield from _compare("network", _networks(before), _networks(after), _network_text, _network_change)
+    yield from _compare("service", _services(before), _services(after), _service_text, _service_change)
     for kind, word in (("policy", "policy"), ("expose", "exposure")):
         yield from _compare(word, _intents(before, kind), _intents(after, kind), _ports_text, _ports_change)
     yield from _compare("node", before.nodes, after.nodes, _node_text, _node_change)
@@ -42,12 +46,14 @@ def _compare(
     after: Mapping[str, T],
     describe: Callable[[T], str],
     changed: Callable[[T, T], str],
+    gone: str | None = None,
 ) -> Iterator[Change]:
+    """Compare two tables; where `gone` is given, entries are states of things that are there with and without them."""
     for name in sorted(before.keys() | after.keys(), key=_natural):
         if name not in before:
-            yield Change("+", kind, name, describe(after[name]))
+            yield Change("+" if gone is None else "~", kind, name, describe(after[name]))
         elif name not in after:
-            yield Change("-", kind, name, describe(before[name]))
+            yield Change("-", kind, name, describe(before[name])) if gone is None else Change("~", kind, name, gone)
         elif before[name] != after[name]:
             yield Change("~", kind, name, changed(before[name], after[name]))
 
@@ -80,6 +86,47 @@ def _inventory_change(old: Inventory, new: Inventory) -> str:
     return ", ".join(parts) or "document changed"
 
 
+def _switch_text(state: Maintenance) -> str:
+    told = f"; not told yet: {', '.join(sorted(state.avoid))}" if state.over and state.avoid else ""
+    return {"unused": "out of use", "isolated": "out of use, isolated", "over": "in use again"}[state.phase] + told
+
+
+def _switch_change(old: Maintenance, new: Maintenance) -> str:
+    return f"{_switch_text(old)} -> {_switch_text(new)}"
+
+
+def _services(snapshot: Snapshot) -> dict[str, tuple[Network, NetworkState]]:
+    found = {}
+    for key, state in snapshot.networks.items():
+        network = snapshot.network(key)
+        if network is not None and network.service is not None:
+            found[key] = (network, state)
+    return found
+
+
+def _service_text(item: tuple[Network, NetworkState]) -> str:
+    network, state = item
+    assert network.service is not None
+    nodes = _counted(len(set(state.slots)), "node")
+    return f"{', '.join(network.service.addresses().values())}, {network.service.slots} slots, {nodes}"
+
+
+def _service_change(old: tuple[Network, NetworkState], new: tuple[Network, NetworkState]) -> str:
+    """How many slots each node has, where that changes, and how many clients get another node."""
+    before, after = Counter(old[1].slots), Counter(new[1].slots)
+    parts = [
+        f"{node} {before[node]} -> {after[node]}"
+        for node in sorted(before.keys() | after.keys(), key=_natural)
+        if before[node] != after[node]
+    ]
+    slots = f"slots: {', '.join(parts)}" if parts else ""
+    moved = sum(new[1].pins.get(client) != node for client, node in old[1].pins.items())
+    coming = len(new[1].pins.keys() - old[1].pins.keys())
+    clients = f"clients: {coming} new, {moved} moved or gone" if moved or coming else ""
+    texts = [text for text in (slots, clients) if text]
+    return "; ".join(texts) or f"{_service_text(old)} -> {_service_text(new)}"
+
+
 def _networks(snapshot: Snapshot) -> dict[str, tuple[Network, int]]:
     found = {}
     for key, state in snapshot.networks.items():
@@ -109,7 +156,9 @@ def _network_change(old: tuple[Network, int], new: tuple[Network, int]) -> str:
 
 _FIELDS: Mapping[str, Callable[[Network], Any]] = {
     "subnet": lambda network: str(network.subnet),
+    "subnet6": lambda network: network.subnet6,
     "vlan": lambda network: network.vlan,
+    "service": lambda network: network.service.addresses() if network.service is not None else None,
     "image": lambda network: network.image,
     "min": lambda network: network.scale.min,
     "max": lambda network: network.scale.max,
@@ -156,8 +205,12 @@ def _ports_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _node_text(node: NodeState) -> str:
-    return f"{node.phase} on {node.host}, {node.address}"
+    six = f", {node.address6}" if node.address6 is not None else ""
+    weight = f", weight {node.weight}" if node.weight != WEIGHT else ""
+    return f"{node.phase} on {node.host}, {node.address}{six}{weight}"
 
 
 def _node_change(old: NodeState, new: NodeState) -> str:
-    return f"{old.phase} -> {new.phase} on {new.host}, {new.address}"
+    weight = f", weight {old.weight} -> {new.weight}" if old.weight != new.weight else ""
+    phase = f"{old.phase} -> {new.phase}" if old.phase != new.phase else new.phase
+    return f"{phase} on {new.host}, {new.address}{weight}"

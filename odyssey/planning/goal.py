@@ -32,7 +32,8 @@ class Goal(ABC):
     def from_json(document: Mapping[str, Any]) -> Goal:
         """Read a goal of any kind. Raises ValueError if the kind is unknown."""
         kinds: tuple[type[Goal], ...] = (
-            InventoryGoal, ApplyGoal, RemovePlatformGoal, ScaleGoal, EnsureNodes, EnsureAbsent, Settle,
+            InventoryGoal, ApplyGoal, RemovePlatformGoal, ScaleGoal, EnsureNodes, EnsureAbsent, WeighGoal,
+            MaintenanceGoal, Settle,
         )  # fmt: skip
         for kind in kinds:
             if kind.kind == document.get("kind"):
@@ -141,6 +142,41 @@ class EnsureAbsent(Goal):
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> EnsureAbsent:
         return cls(document["platform"], document["network"], tuple(document["nodes"]))
+
+
+@dataclass(frozen=True, slots=True)
+class WeighGoal(Goal):
+    """A node has this weight."""
+
+    kind = "weigh"
+    platform: str
+    network: str
+    node: str
+    weight: int
+
+    def fields(self) -> dict[str, Any]:
+        return {"platform": self.platform, "network": self.network, "node": self.node, "weight": self.weight}
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> WeighGoal:
+        return cls(document["platform"], document["network"], document["node"], document["weight"])
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceGoal(Goal):
+    """A switch is out of use (`on`), or in use; with `force` also where that cuts off a host or a border."""
+
+    kind = "maintenance"
+    switch: str
+    on: bool
+    force: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        return {"switch": self.switch, "on": self.on, "force": self.force}
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> MaintenanceGoal:
+        return cls(document["switch"], document["on"], document["force"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from odyssey.model.faults import fault, network_path
 from odyssey.model.platform import Network
-from odyssey.model.rules import fault, network_path
 from odyssey.model.snapshot import Snapshot
 from odyssey.planning.goal import ApplyGoal, Goal
 from odyssey.planning.steps import PlanRefused

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from odyssey.model.faults import by_path
 from odyssey.model.graph import tiers
 from odyssey.model.naming import binding_document, network_key, node_document, node_name
 from odyssey.model.platform import Network, Platform
-from odyssey.model.rules import by_path
 from odyssey.model.state import ADMITTED, DRAINING, STANDBY, NodeState
 from odyssey.planning.builder import Builder, new_node, store_node, titled, told
 from odyssey.planning.documents import DARK, binding, dependencies, neighbours, node_spec
@@ -83,6 +83,7 @@ def retire(builder: Builder, nodes: Sequence[NodeState]) -> None:
             draft.stop(node.host, node.name)
             draft.event("node.retired", **told(node))
         builder.recount(draft, {node.key for node in batch})
+        builder.serve(draft, "retire")
         builder.add(draft)
 
 
@@ -117,12 +118,17 @@ class _Lazy:
 
 def _promote(builder: Builder, nodes: Sequence[NodeState]) -> None:
     draft = Draft(titled("admit standby", nodes), ADD)
+    inventory = builder.now.inventory
+    assert inventory is not None
     for node in nodes:
         store_node(draft, replace(node, phase=ADMITTED))
         draft.intend("admit", binding_document(node.name), binding(node, ADMITTED))
+        if not inventory.keeps_dark(node.host):
+            draft.admit(node.host, node.name)  # its link is down until its agent hears of it
         draft.event("node.admitted", **told(node))
     keys = {node.key for node in nodes}
     builder.recount(draft, keys)
+    builder.serve(draft, "admit")
     builder.write_files(draft, builder.users(keys))
     builder.add(draft)
 
@@ -139,6 +145,7 @@ def _start(builder: Builder, allocator: Allocator, wanted: Sequence[Wanted], pha
         draft.event("node.standby" if phase == STANDBY else "node.admitted", **told(node))
     keys = {node.key for node in nodes}
     builder.recount(draft, keys, [node for node in nodes if builder.network(node.key).volume is not None])
+    builder.serve(draft, "admit")
     _specify(builder, draft, nodes)
     if phase == ADMITTED:
         builder.write_files(draft, builder.users(keys))
@@ -187,6 +194,7 @@ def _withdraw(builder: Builder, nodes: Sequence[NodeState]) -> None:
         draft.event("node.withdrawn", **told(node))
     keys = {node.key for node in nodes}
     builder.recount(draft, keys)
+    builder.serve(draft, "withdraw")
     builder.write_files(draft, builder.users(keys))
     builder.add(draft)
 

@@ -17,6 +17,10 @@ RETIRE = ("retire", "stop")
 NARROW = ("neighbours", "retire")
 """Orders of stages: what is new is reachable before it is named; what goes is unnamed before it is unreachable."""
 
+AVOID = ("prefer", "admit")
+RETURN = ("admit", "prefer")
+"""Orders around a switch: hosts leave it before others stop using it, and come back once others use it again."""
+
 
 class _Agent:
     """What one agent has to do."""
@@ -71,6 +75,10 @@ class Draft:
     def file(self, host: str, node: str, document: Document) -> None:
         """Let an agent replace the neighbour file of a node."""
         self._agent(host).stages.setdefault("neighbours", {"files": {}})["files"][node] = document
+
+    def prefer(self, host: str, avoid: Iterable[str]) -> None:
+        """Let a host's nodes leave these NICs alone while another one has a carrier."""
+        self._agent(host).stages["prefer"] = {"avoid": list(avoid)}
 
     def stop(self, host: str, node: str) -> None:
         """Let an agent remove a node."""

@@ -10,12 +10,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from odyssey.model.faults import fault, network_path
 from odyssey.model.inventory import Host
 from odyssey.model.ipam import AddressPool
 from odyssey.model.platform import Network
-from odyssey.model.rules import fault, network_path
 from odyssey.model.snapshot import Snapshot
 from odyssey.planning.images import Image
+from odyssey.planning.separation import Separation
 from odyssey.planning.steps import PlanRefused
 from schemas import Fault
 
@@ -59,6 +60,7 @@ class Allocator:
     def __init__(self, snapshot: Snapshot) -> None:
         assert snapshot.inventory is not None
         self._snapshot = snapshot
+        self._separation = Separation(snapshot)
         self._taken = set(snapshot.taken_addresses())
         self._pools: dict[str, AddressPool] = {}
         self._rooms = {name: _Room(host) for name, host in sorted(snapshot.inventory.hosts.items())}
@@ -74,13 +76,14 @@ class Allocator:
         A stateful node with a `home` goes there or nowhere: its volume is there.
         """
         reasons: dict[str, str] = {}
-        best: tuple[tuple[bool, int, int, float, str], _Room] | None = None
+        best: tuple[tuple[bool, bool, int, int, float, str], _Room] | None = None
         for name, room in self._rooms.items():
             reason = self._objection(room, network, image, home)
             if reason is not None:
                 reasons[name] = reason
                 continue
-            rank = (name not in image.holders, room.networks[network.key], room.nodes, room.used(), name)
+            foreign = self._separation.foreign(name, network)
+            rank = (name not in image.holders, foreign, room.networks[network.key], room.nodes, room.used(), name)
             if best is None or rank < best[0]:
                 best = (rank, room)
         if best is None:
@@ -103,13 +106,13 @@ class Allocator:
             return "labels do not match"
         if not image.runs_on(name):
             return f"does not have image {image.reference}"
-        return room.lacks(network)
+        return room.lacks(network) or self._separation.objection(name, network, room.networks)
 
     def _pool(self, network: Network) -> AddressPool:
         if network.key not in self._pools:
             used: dict[IPv4Address, str] = self._nodes.get(network.key, {})
             held = sorted(address for address in self._taken.difference(used) if address in network.subnet)
-            self._pools[network.key] = AddressPool(network.subnet, used, held)
+            self._pools[network.key] = AddressPool(network.subnet, used, held, network.reserved)
         return self._pools[network.key]
 
 

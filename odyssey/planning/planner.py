@@ -8,14 +8,16 @@ neighbour files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from odyssey.model.faults import fault
 from odyssey.model.inventory import Inventory
 from odyssey.model.inventory_rules import inventory_faults
 from odyssey.model.naming import network_document, network_key, platform_document
 from odyssey.model.platform import Network, Platform
-from odyssey.model.rules import change_faults, fault, platform_faults
+from odyssey.model.rules import change_faults, platform_faults
 from odyssey.model.snapshot import Snapshot
-from odyssey.planning.builder import Builder
+from odyssey.planning.builder import Builder, store_node, told
 from odyssey.planning.documents import intent
 from odyssey.planning.goal import (
     ApplyGoal,
@@ -23,12 +25,15 @@ from odyssey.planning.goal import (
     EnsureNodes,
     Goal,
     InventoryGoal,
+    MaintenanceGoal,
     RemovePlatformGoal,
     ScaleGoal,
     Settle,
+    WeighGoal,
 )
+from odyssey.planning.maintenance import follow, maintain
 from odyssey.planning.nodes import TargetOf, grow, keep_standby, keys_of, network_tiers, retire, settle, shrink
-from odyssey.planning.operations import ADD, RETIRE, Draft
+from odyssey.planning.operations import ADD, RETIRE, RETURN, Draft
 from odyssey.planning.reshape import between, store_platform
 from odyssey.planning.steps import Plan, PlanOptions, PlanRefused
 from odyssey.planning.targets import Target, to_count, with_nodes, without_nodes
@@ -56,6 +61,11 @@ def plan(snapshot: Snapshot, goal: Goal, options: PlanOptions | None = None) -> 
         case EnsureAbsent(platform, name, nodes):
             network = _existing(snapshot, platform, name)
             return _resize(builder, network, lambda item: without_nodes(builder.now, item, nodes))
+        case WeighGoal(platform, name):
+            return _weigh(builder, _existing(snapshot, platform, name), goal)
+        case MaintenanceGoal():
+            maintain(builder, goal)
+            return builder.finish({"inventory"})
         case Settle(networks):
             return _settle(builder, networks)
     raise TypeError(f"there is no plan for a goal of type {type(goal).__name__}")
@@ -67,9 +77,13 @@ def _inventory(builder: Builder, goal: InventoryGoal) -> Plan:
     if faults := inventory_faults(inventory, builder.now):
         raise PlanRefused(*faults)
     if before is None or before.document != goal.document:
-        draft = Draft("set the inventory", ADD)
+        draft = Draft("set the inventory", RETURN)
         draft.change("inventory", goal.document)
-        draft.intend("admit", "inventory", inventory.for_controller())
+        follow(builder, draft, inventory)
+        after = builder.now.folded(draft.changes)
+        draft.intend("admit", "inventory", inventory.for_controller(after.maintenance))
+        builder.recount(draft, builder.now.networks)
+        builder.serve(draft, "admit")
         draft.event("inventory.changed", cluster=inventory.cluster, hosts=sorted(inventory.hosts))
         builder.add(draft)
     return builder.finish({"inventory", ALL_PLATFORMS, *map(network_document, builder.now.networks)})
@@ -143,6 +157,23 @@ def _resize(builder: Builder, network: Network, target_of: TargetOf) -> Plan:
         builder.add(draft)
     keep_standby(builder, [network])
     return builder.finish(map(network_document, (network.key, *users)))
+
+
+def _weigh(builder: Builder, network: Network, goal: WeighGoal) -> Plan:
+    """Change the weight of one node; established connections stay where they are."""
+    node = builder.now.nodes.get(goal.node)
+    if node is None or node.key != network.key:
+        known = ", ".join(item.name for item in builder.now.nodes_of(network.key)) or "there is none"
+        raise PlanRefused(fault("$.data[0].System.Network.Node.name", goal.node, f"a node of {network.key}: {known}"))
+    if node.weight != goal.weight:
+        draft = Draft(f"weigh {node.name} {goal.weight}", ADD)
+        store_node(draft, replace(node, weight=goal.weight))
+        builder.recount(draft, [network.key])
+        builder.touch(draft, network.key)
+        builder.serve(draft, "admit")
+        draft.event("node.weighed", **told(node), weight=goal.weight)
+        builder.add(draft)
+    return builder.finish({network_document(network.key)})
 
 
 def _settle(builder: Builder, networks: Iterable[str]) -> Plan:

@@ -98,7 +98,9 @@ def _opens(before: Platform, platform: Platform) -> bool:
     """Tell whether the change adds or alters anything in the fabric, beyond closing and removing."""
     for name, network in platform.networks.items():
         old = before.networks.get(name)
-        if old is None or (old.subnet, old.vlan) != (network.subnet, network.vlan):
+        if old is None or (old.subnet, old.subnet6, old.vlan) != (network.subnet, network.subnet6, network.vlan):
+            return True
+        if network.service is not None and network.service != old.service:
             return True
         pairs = [(old.depends_on, network.depends_on), (old.exposed_to, network.exposed_to)]
         if set(network.peers) - set(old.peers):
@@ -109,11 +111,19 @@ def _opens(before: Platform, platform: Platform) -> bool:
 
 
 def _rewired(before: Platform | None, platform: Platform) -> Iterable[str]:
-    """Keys of the networks whose dependencies change."""
+    """Keys of the networks whose dependencies change, or the service addresses of those."""
     if before is None:
         return ()
     return [
         network.key
         for name, network in platform.networks.items()
-        if name in before.networks and before.networks[name].depends_on != network.depends_on
+        if name in before.networks and (
+            before.networks[name].depends_on != network.depends_on
+            or any(_service(before, other) != _service(platform, other) for other in network.depends_on)
+        )
     ]
+
+
+def _service(platform: Platform, name: str) -> dict[str, str] | None:
+    network = platform.networks.get(name)
+    return network.service.addresses() if network is not None and network.service is not None else None

@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from odyssey.model.faults import fault
 from odyssey.model.naming import network_key, node_ordinal
 from odyssey.model.platform import Network, Platform
-from odyssey.model.rules import fault
 from odyssey.model.snapshot import Snapshot
+from odyssey.model.state import ADMITTED, STANDBY
 from odyssey.planning.goal import (
     ApplyGoal,
     EnsureAbsent,
     EnsureNodes,
     Goal,
     InventoryGoal,
+    MaintenanceGoal,
     RemovePlatformGoal,
     ScaleGoal,
+    WeighGoal,
 )
 from odyssey.planning.steps import PlanRefused
 from odyssey.planning.targets import fresh, names_of, ready
@@ -31,6 +34,8 @@ from odyssey.services.wish import (
     RemovePlatform,
     ScaleNetwork,
     SetInventory,
+    SetMaintenance,
+    WeighNode,
     Wish,
 )
 
@@ -61,6 +66,10 @@ def resolve(wish: Wish, snapshot: Snapshot) -> Goal:
             network = _network(platform, name, snapshot)
             _in_scale(network, count, count, f"{_NETWORK}.count")
             return ScaleGoal(platform, name, count)
+        case WeighNode():
+            return _weigh(wish, snapshot)
+        case SetMaintenance(switch, on, force):
+            return MaintenanceGoal(switch, on, force)
     raise TypeError(f"there is no goal for a wish of type {type(wish).__name__}")
 
 
@@ -134,6 +143,19 @@ def _remove_nodes(wish: RemoveNodes, snapshot: Snapshot) -> EnsureAbsent:
     if left < len(admitted):
         _in_scale(network, left, len(wish.names), f"{_NODE}.name")
     return EnsureAbsent(wish.platform, wish.network, wish.names)
+
+
+def _weigh(wish: WeighNode, snapshot: Snapshot) -> WeighGoal:
+    network = _network(wish.platform, wish.network, snapshot)
+    if network.service is None:
+        expected = "a network with a service address: without one the switches balance nothing"
+        raise PlanRefused(fault(f"{_NETWORK}.name", wish.network, expected))
+    node = snapshot.nodes.get(wish.name)
+    known = [item.name for item in snapshot.nodes_of(network.key, ADMITTED, STANDBY)]
+    if node is None or node.name not in known:
+        expected = f"a node of {network.key} that is admitted or standby: {', '.join(known) or 'there is none'}"
+        raise PlanRefused(fault(f"{_NODE}.name", wish.name, expected))
+    return WeighGoal(wish.platform, wish.network, wish.name, wish.weight)
 
 
 def _platform(name: str, snapshot: Snapshot) -> Platform:

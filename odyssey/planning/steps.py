@@ -109,6 +109,45 @@ class DrainStep:
 
 
 @dataclass(frozen=True, slots=True)
+class QuietStep:
+    """Wait until ports of a switch carry at most `packets` packets a second each, at most `timeout` seconds.
+
+    If they still carry more then, the plan ends there where it is `required`; else it goes on.
+    """
+
+    switch: str
+    ports: tuple[int, ...]
+    packets: float
+    timeout: float
+    required: bool
+
+    @property
+    def title(self) -> str:
+        """What the step does."""
+        return f"wait until nothing uses {self.switch}"
+
+    def summary(self) -> dict[str, Any]:
+        """The step as JSON."""
+        return {
+            "kind": "quiet",
+            "title": self.title,
+            "switch": self.switch,
+            "ports": list(self.ports),
+            "packets": self.packets,
+            "timeout": self.timeout,
+            "required": self.required,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole step, which is its summary."""
+        return self.summary()
+
+
+Step = TransactionStep | DrainStep | QuietStep
+"""What a plan is made of."""
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One line of what a plan changes: `op` is ``+``, ``~`` or ``-``."""
 
@@ -130,7 +169,7 @@ class Plan:
     """
 
     index: int
-    steps: tuple[TransactionStep | DrainStep, ...]
+    steps: tuple[Step, ...]
     changes: tuple[Change, ...]
     locks: frozenset[str]
 

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 
+from odyssey.model.faults import fault, network_path
 from odyssey.model.naming import free_ordinals, node_name, node_ordinal
 from odyssey.model.platform import Network
-from odyssey.model.rules import fault, network_path
 from odyssey.model.snapshot import Snapshot
 from odyssey.model.state import NodeState
 from odyssey.planning.steps import PlanRefused

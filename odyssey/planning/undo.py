@@ -10,8 +10,10 @@ from odyssey.planning.goal import (
     EnsureNodes,
     Goal,
     InventoryGoal,
+    MaintenanceGoal,
     RemovePlatformGoal,
     ScaleGoal,
+    WeighGoal,
 )
 
 
@@ -34,6 +36,11 @@ def undo(goal: Goal, before: Snapshot) -> Goal | None:
         case EnsureAbsent(platform, network, nodes):
             admitted = {node.name for node in before.admitted(f"{platform}/{network}")}
             return EnsureNodes(platform, network, tuple(name for name in nodes if name in admitted))
+        case WeighGoal(platform, network, name):
+            node = before.nodes.get(name)
+            return WeighGoal(platform, network, name, node.weight) if node is not None else None
+        case MaintenanceGoal(switch, on):
+            return MaintenanceGoal(switch, not on) if (switch in before.unused()) is not on else None
     return None
 
 

@@ -4,4 +4,4 @@
 from __future__ import annotations
 
 config = {"logging_enabled": False}
-import_classes = {"odyssey.services.objects": ["System", "Network", "Node"]}
+import_classes = {"odyssey.services.objects": ["System", "Network", "Node", "Switch"]}

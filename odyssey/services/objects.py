@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The service classes, System > Network > Node. Their methods return wishes and do nothing else.
+"""The service classes, System > Network > Node and System > Switch. Their methods return wishes and do nothing else.
 
 Each method runs when its object and those above it have their properties, so it finds in `parent_object` what it lacks.
 Registered by `esbconfig`; only microesb imports this module.
@@ -21,6 +21,8 @@ from odyssey.services.wish import (
     RemovePlatform,
     ScaleNetwork,
     SetInventory,
+    SetMaintenance,
+    WeighNode,
 )
 
 
@@ -73,6 +75,7 @@ class Node(microesb.ClassHandler):
 
     name: str | list[str] | None
     count: int | None
+    weight: int
 
     def add(self) -> AddNodes:
         """addNode: `count` nodes more, or the one called `name`."""
@@ -85,3 +88,20 @@ class Node(microesb.ClassHandler):
         network = self.parent_object
         names = [self.name] if isinstance(self.name, str) else self.name or []
         return RemoveNodes(network.platform, network.name, self.count, tuple(names))
+
+    def weigh(self) -> WeighNode:
+        """weighNode: the node called `name` gets the weight."""
+        network = self.parent_object
+        return WeighNode(network.platform, network.name, str(self.name), self.weight)
+
+
+class Switch(microesb.ClassHandler):
+    """A switch of the fabric."""
+
+    name: str
+    maintenance: bool
+    force: bool | None
+
+    def maintain(self) -> SetMaintenance:
+        """setMaintenance: the switch is taken out of use, or back into it."""
+        return SetMaintenance(self.name, self.maintenance, bool(self.force))

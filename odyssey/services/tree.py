@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MAPPING: Mapping[str, str] = {"System": "System", "Network": "Network", "Node": "Node"}
+MAPPING: Mapping[str, str] = {"System": "System", "Network": "Network", "Node": "Node", "Switch": "Switch"}
 """Names in a call and the classes that they stand for."""
 
 
@@ -25,6 +25,7 @@ class Service:
 _SYSTEM = ("System",)
 _NETWORK = ("System", "Network")
 _NODE = ("System", "Network", "Node")
+_SWITCH = ("System", "Switch")
 
 SERVICES: Mapping[str, Service] = {
     "setInventory": Service(_SYSTEM, "set_inventory"),
@@ -35,14 +36,16 @@ SERVICES: Mapping[str, Service] = {
     "scaleNetwork": Service(_NETWORK, "scale"),
     "addNode": Service(_NODE, "add"),
     "removeNode": Service(_NODE, "remove"),
+    "weighNode": Service(_NODE, "weigh"),
+    "setMaintenance": Service(_SWITCH, "maintain"),
 }
 
 
 def references() -> dict[str, Any]:
     """The tree of classes."""
     node = {"Node": {"property_ref": "Node"}}
-    network = {"Network": {"property_ref": "Network", "children": node}}
-    return {"System": {"property_ref": "System", "children": network}}
+    below = {"Network": {"property_ref": "Network", "children": node}, "Switch": {"property_ref": "Switch"}}
+    return {"System": {"property_ref": "System", "children": below}}
 
 
 def properties() -> dict[str, Any]:
@@ -50,7 +53,10 @@ def properties() -> dict[str, Any]:
     return {
         "System": {"properties": {"platform": _property("str"), "document": _property("dict")}},
         "Network": {"properties": {"name": _property("str"), "document": _property("dict"), "count": _property("int")}},
-        "Node": {"properties": {"name": _property("str"), "count": _property("int")}},
+        "Node": {"properties": {"name": _property("str"), "count": _property("int"), "weight": _property("int")}},
+        "Switch": {
+            "properties": {"name": _property("str"), "maintenance": _property("bool"), "force": _property("bool")}
+        },
     }
 
 

@@ -18,6 +18,10 @@ class Wish(ABC):  # noqa: B024 - the common type of the wishes; what they share 
         """Image references that the wish brings with it and that hosts should be asked about."""
         return frozenset()
 
+    def asks_switches(self) -> bool:
+        """Whether the plan depends on which switches are connected."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class SetInventory(Wish):
@@ -90,3 +94,25 @@ class ScaleNetwork(Wish):
     platform: str
     network: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeighNode(Wish):
+    """Give a node another share of the new connections to its network's service address; 0: none."""
+
+    platform: str
+    network: str
+    name: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetMaintenance(Wish):
+    """Take a switch out of use, or back into it."""
+
+    switch: str
+    on: bool
+    force: bool = False
+
+    def asks_switches(self) -> bool:
+        return True

@@ -149,12 +149,16 @@ class StateView:
         images: Mapping[str, Mapping[str, str]],
         present: Iterable[str],
         placed: Mapping[str, Mapping[str, Any]],
+        switches: frozenset[str] = frozenset(),
     ) -> Snapshot:
-        """An immutable picture for the planner; `placed` are nodes that running plans are about to start."""
+        """An immutable picture for the planner.
+
+        `placed` are nodes that running plans are about to start, `switches` those that are connected.
+        """
         pending = {
             key: value for record in self.unfinished() for key, value in record.changes.items() if value is not None
         }
         return Snapshot.from_documents(
             self.index, self.documents, reserved=self.held(), images=images, present=frozenset(present),
-            pending={**pending, **placed},
+            pending={**pending, **placed}, switches=switches,
         )  # fmt: skip

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from tests.changes.draw import ALWAYS, NEVER, NODES, SECOND_NIC, Draw, bound, start
+from tests.changes.draw import ALWAYS, NEVER, NODES, SECOND_NIC, SERVICE, Draw, bound, start
 from tests.changes.streams import Traffic
 from tests.integration.controller_harness import Controller
 from tests.integration.controller_support import Lab, inside
@@ -37,9 +37,11 @@ class Verdict:
 
 def prepare_nodes(lab: Lab) -> None:
     """Attach the nodes, unless they are; let some send by their second NIC."""
-    for node, (_, address, host) in NODES.items():
+    for node, (network, address, host) in NODES.items():
         if node not in lab.nodes:
             lab.add_node(node, host, address)
+        if network == "shop/app":
+            inside(node, "ip", "addr", "replace", f"{SERVICE}/32", "dev", "lo")
         if node in SECOND_NIC:
             route = ("default", "via", "169.254.1.1", "dev", "fab1", "onlink", "src", address, "metric", "5")
             inside(node, "ip", "route", "replace", *route)

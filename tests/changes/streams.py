@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tests.integration.controller_support import socket_in
 
+SO_RCVBUFFORCE = 33  # socket(7)
 PAUSE = 0.004  # seconds between two datagrams of one stream
 ROOM = 8 << 20  # bytes of a receiver's buffer: nothing may be lost in our own sockets
 
@@ -63,28 +64,28 @@ class Traffic:
         self._sending, self._receiving = threading.Event(), threading.Event()
         self._selector = selectors.DefaultSelector()
         self._senders: list[socket.socket] = []
-        bound: set[tuple[str, int]] = set()
+        self._listening: dict[tuple[str, int], socket.socket] = {}
         for stream in self.streams:
-            route = stream.route
             for receiver in stream.receivers:
-                if (receiver, route.port) not in bound:
-                    bound.add((receiver, route.port))
-                    self._listen(receiver, route.port)
+                self._listen(receiver, stream.route.port)
         for number, stream in enumerate(self.streams):
             self._senders.append(self._sender(stream.route, number))
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._receive)]
 
     def _listen(self, netns: str, port: int) -> None:
+        if (netns, port) in self._listening:
+            return
         made = socket_in(netns, socket.SOCK_DGRAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, ROOM)
+        made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
         made.bind(("0.0.0.0", port))
         made.setblocking(False)
         self._selector.register(made, selectors.EVENT_READ)
+        self._listening[netns, port] = made
 
-    @staticmethod
-    def _sender(route: Route, number: int) -> socket.socket:
+    def _sender(self, route: Route, number: int) -> socket.socket:
+        if (route.source, route.source_port) in self._listening:  # a server that speaks from its port
+            return self._listening[route.source, route.source_port]
         made = socket_in(route.source, socket.SOCK_DGRAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(("0.0.0.0", route.source_port or 40000 + number))
         made.setblocking(False)
         return made
@@ -102,9 +103,9 @@ class Traffic:
         time.sleep(settle)
         self._receiving.clear()
         self._threads[1].join()
-        for one in (*self._senders, *(key.fileobj for key in list(self._selector.get_map().values()))):
-            one.close()  # type: ignore[union-attr]  # sockets all
         self._selector.close()
+        for one in {*self._senders, *self._listening.values()}:
+            one.close()
 
     def _send(self) -> None:
         while self._sending.is_set():

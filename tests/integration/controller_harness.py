@@ -31,7 +31,7 @@ class Controller:
         self.state: dict[str, Any] = dict(state or {})
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.seq = 0
-        settings = {"allow_absent": False, "verify_seconds": 60.0, "wait_seconds": 0.3} | options
+        settings = {"allow_absent": False, "verify_seconds": 60.0, "wait_seconds": 0.3, "lldp_seconds": 5.0} | options
         self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
         switches = self.participant.switches
         context = pki.issue("controller", "controller").server_context()

@@ -42,6 +42,11 @@ class Recorder(Participant):
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
+    rate: int = 0
+    """Packets by which the counters of every port rise from one question to the next."""
+    absent: frozenset[str] = frozenset()
+    """Switches that are not connected."""
+    _packets: int = 0
 
     async def _pass(self, gate: str) -> None:
         if gate in self.gates:
@@ -80,6 +85,13 @@ class Recorder(Participant):
                 return {"by": self.name, **params}
             case "compile":
                 return {"switches": {}, "refusals": []}
+            case "switches":
+                known = INVENTORY["fabric"]["switches"]
+                return {"switches": {name: {"connected": name not in self.absent} for name in known}}
+            case "switch_ports":
+                self._packets += self.rate
+                counters = {"rxPackets": self._packets, "txPackets": 0, "up": True}
+                return {"switch": params["switch"], "ports": {str(port): counters for port in range(1, 202)}}
         raise RpcError("unknown_method", method)
 
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:

@@ -21,6 +21,7 @@ NODE_COLUMNS = (
     Column("HOST", "host"),
     Column("ADDRESS", "address"),
     Column("PHASE", "phase"),
+    Column("WEIGHT", "weight", right=True),
     Column("STATE", "state"),
     Column("HEALTHY", "healthy"),
     Column("IMAGE", "image"),
@@ -88,13 +89,29 @@ def rm(app: App, /, targets: tuple[str, ...], count: int | None, **options: Any)
     carry_out(app, "removeNode", system, CallOptions(**options))
 
 
+@node.command()
+@click.argument("name", metavar="NODE")
+@click.argument("value", metavar="WEIGHT", type=click.IntRange(0, 1000))
+@call_options
+@output_option
+@click.pass_obj
+def weight(app: App, /, name: str, value: int, **options: Any) -> None:
+    """Give NODE another share of the new connections to its network's service address.
+
+    A node that nobody weighed has 100. With 0 it gets no new connection, and those that it has go on.
+    """
+    platform, network = _network_of(app, (name,))
+    system = {"platform": platform, "Network": {"name": network, "Node": {"name": name, "weight": value}}}
+    carry_out(app, "weighNode", system, CallOptions(**options))
+
+
 def _network_of(app: App, nodes: tuple[str, ...]) -> tuple[str, str]:
     """The network of all `nodes`. Raises Failure if one does not exist, or if they are of several networks."""
     found = [find_node(app, name) for name in nodes]
     networks = {(str(item["platform"]), str(item["network"])) for item in found}
     if len(networks) > 1:
         names = ", ".join(sorted("/".join(network) for network in networks))
-        raise Failure(f"these nodes are of several networks ({names}): remove them network by network", Exit.REFUSED)
+        raise Failure(f"these nodes are of several networks ({names}): name those of one network", Exit.REFUSED)
     return networks.pop()
 
 

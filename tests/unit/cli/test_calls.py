@@ -104,6 +104,17 @@ def service_calls(daemon: FakeDaemon) -> list[dict[str, Any]]:
             {"platform": "shop", "Network": {"name": "app", "Node": {"count": 2}}},
         ),
         (["inventory", "apply", "FILE"], "setInventory", {"document": DOCUMENT}),
+        (
+            ["node", "weight", "shop-app-1", "0"],
+            "weighNode",
+            {"platform": "shop", "Network": {"name": "app", "Node": {"name": "shop-app-1", "weight": 0}}},
+        ),
+        (["switch", "maintenance", "sw1", "on"], "setMaintenance", {"Switch": {"name": "sw1", "maintenance": True}}),
+        (
+            ["switch", "maintenance", "sw1", "off", "--force"],
+            "setMaintenance",
+            {"Switch": {"name": "sw1", "maintenance": False, "force": True}},
+        ),
     ],
 )
 def test_the_call_that_is_made(
@@ -124,6 +135,12 @@ def test_the_call_that_is_made(
     assert "call my-call" in result.stderr
     assert "shop-app-1  admitted  h1  172.16.20.2" in result.stdout
     assert "done: 1 transaction committed; the state is at index 42" in result.stdout
+
+
+@pytest.mark.parametrize("command", [["node", "weight", "shop-app-1", "1001"], ["switch", "maintenance", "sw1", "yes"]])
+def test_what_no_call_could_mean_is_a_wrong_command_line(ctl: Ctl, daemon: FakeDaemon, command: list[str]) -> None:
+    assert ctl(*command).exit_code == 2
+    assert service_calls(daemon) == []
 
 
 def test_an_id_is_made_and_printed(ctl: Ctl, daemon: FakeDaemon) -> None:

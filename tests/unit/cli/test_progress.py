@@ -88,6 +88,21 @@ def test_progress_without_a_plan_and_unknown_messages_do_no_harm() -> None:
     assert lines(tx(1, "a state of the future")) == []
 
 
+def test_a_switch_is_waited_for_until_it_carries_nothing() -> None:
+    plan = {"kind": "plan", "steps": [{"step": 1, "title": "quiet"}, {"step": 2, "title": "isolate"}], "changes": []}
+    assert lines(
+        plan,
+        {"kind": "quiet", "switch": "sw2", "ports": {"1": 250.0, "2": None}, "remaining": 29},
+        {"kind": "quiet", "switch": "sw2", "ports": {"1": 0.5, "2": 0.0}, "remaining": 28},
+        tx(2, "preparing"),
+    )[3:] == [
+        "step 1/2: packets on sw2: port 1 250/s, port 2 unknown; at most 29 s more",
+        "step 1/2: packets on sw2: port 1 0.5/s, port 2 0/s; at most 28 s more",
+        "step 1/2: quiet: finished in 2.0 s",
+        "step 2/2: isolate: preparing",
+    ]
+
+
 def test_control_characters_of_a_peer_do_not_reach_the_terminal() -> None:
     assert lines({"kind": "message", "text": "a\x1b[2Jb\nc"}) == ["a[2Jb c"]
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from controller.changes import Change, patched
 from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
@@ -23,6 +23,9 @@ class FakeSwitch(Channel):
         self.foreign = 0
         self.slow = asyncio.Event()
         self.slow.set()
+        self.ports_down: set[int] = set()
+        self.packets: list[tuple[int, bytes]] = []
+        self.listener: Callable[[int, bytes], None] = lambda port, frame: None
         self._datapath_id = datapath_id
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -59,6 +62,19 @@ class FakeSwitch(Channel):
     async def read_meters(self) -> MeterReading:
         self._check()
         return MeterReading(tuple(self.tables.meters.values()))
+
+    async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
+        self._check()
+        wrong = {number for number in numbers if (number in self.ports_down) is up}
+        self.ports_down = self.ports_down - wrong if up else self.ports_down | wrong
+        return len(wrong)
+
+    def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
+        self.listener = listener
+
+    async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        self._check()
+        self.packets.extend(packets)
 
     def close(self, reason: str) -> None:
         if not self._end.done():

@@ -18,6 +18,7 @@ Json = dict[str, Any]
 FABRIC_MAC = "02:fa:00:00:00:01"
 EDGE_MAC = "02:cc:00:00:00:01"
 EDGE_CLIENT = "203.0.113.2"
+SERVICE = "172.16.20.1"
 
 
 def mac_of(address: str) -> str:
@@ -76,6 +77,11 @@ def policy(source: str, target: str, *ports: tuple[str, int]) -> Json:
     return {"from": source, "to": target, "ports": [{"protocol": protocol, "port": port} for protocol, port in ports]}
 
 
+def service(net: str, service_address: str, *slots: str) -> Json:
+    """Return the service document of a network."""
+    return {"network": net, "address": service_address, "slots": list(slots)}
+
+
 def shop(**phases: str) -> dict[str, Json]:
     """Return the three tiers: two lb, two app, one db node on three hosts; ``app_2="dark"`` sets a phase."""
     nodes = {
@@ -115,7 +121,9 @@ def compiled(documents: Mapping[str, Json], seq: int = 1) -> Compilation:
 
 
 def address(intent: Intent, node: str) -> int:
-    """Return a node's address; ``edge`` is the border's client."""
+    """Return a node's address; ``edge`` is the border's client, ``service`` the service address of the applications."""
+    if node == "service":
+        return int(IPv4Address(SERVICE))
     return int(IPv4Address(EDGE_CLIENT)) if node == "edge" else int(intent.bindings[node].address)
 
 

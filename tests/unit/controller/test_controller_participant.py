@@ -30,7 +30,8 @@ class Rig:
 
     def __init__(self, **options: Any) -> None:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
-        settings: dict[str, Any] = {"allow_absent": False, "verify_seconds": 3600.0, "wait_seconds": 0.05} | options
+        quiet = {"verify_seconds": 3600.0, "wait_seconds": 0.05, "lldp_seconds": 60.0}
+        settings: dict[str, Any] = {"allow_absent": False} | quiet | options
         self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
         self.switches: dict[str, FakeSwitch] = {}
         self.state: dict[str, Any] = {}

@@ -50,6 +50,10 @@ def flows(compilation: Compilation) -> Iterator[Flow]:
             packet = samples.packet(intent, source, target, **fields)
             for at in samples.entrances(intent, source):
                 yield Flow(source, target, at, packet)
+    for source in intent.bindings:
+        asked = samples.packet(intent, source, "service", **samples.syn(40000, 8080))
+        for at in samples.entrances(intent, source):
+            yield Flow(source, "service", at, asked)
 
 
 def wired(tables: Tables, compilation: Compilation) -> Fabric:
@@ -86,6 +90,10 @@ def intents(draw: st.DrawFn) -> tuple[Compilation, Compilation]:
             host = draw(st.sampled_from(["h1", "h2", "h3"])) if node == "shop-app-2" else None
             binding = dict(documents[f"binding/{node}"], phase=phase)
             documents[f"binding/{node}"] = binding | ({"host": host} if host else {})
+        phases = {node: documents.get(f"binding/{node}", {}).get("phase") for node in ("shop-app-1", "shop-app-2")}
+        members = [node for node, phase in phases.items() if phase == "admitted"]
+        slots = [draw(st.sampled_from(members)) for _ in range(4)] if members else []
+        documents["service/shop/app"] = samples.service("shop/app", samples.SERVICE, *slots)
         for key in ("policy/shop/lb/app", "policy/shop/app/db", "expose/shop/lb/edge"):
             if draw(st.integers(0, 3)) == 0:
                 del documents[key]
@@ -105,7 +113,7 @@ def test_every_moment_of_an_update_is_consistent(pair: tuple[Compilation, Compil
 
 def breaches(old: Compilation, new: Compilation, sequence: tuple[Round, ...], order: list[int]) -> list[str]:
     """Return every moment at which a flow leaks or is lost."""
-    common = {flow.source for flow in flows(old)} & {flow.source for flow in flows(new)}
+    common = {flow.source for flow in flows(old)} & {flow.source for flow in flows(new)} | {"service"}
     tried = [flow for flow in flows(old) if {flow.source, flow.target} <= common]
     tried = [flow for flow in tried if same_place(old, new, flow.source)]
     first, last = wired(old.tables, old), wired(new.tables, new)
@@ -129,7 +137,10 @@ def breaches(old: Compilation, new: Compilation, sequence: tuple[Round, ...], or
 
 def same_place(old: Compilation, new: Compilation, node: str) -> bool:
     """A node that comes up on another host is another container: nothing of the old one has to arrive at it."""
-    return node == "edge" or old.intent.bindings[node].host == new.intent.bindings[node].host
+    if node == "service":
+        return all(same_place(old, new, member) for member in ("shop-app-1", "shop-app-2"))
+    was, will = old.intent.bindings.get(node), new.intent.bindings.get(node)
+    return was is None or will is None or was.host == will.host
 
 
 def test_the_rounds_lead_from_old_to_new() -> None:
@@ -182,4 +193,29 @@ def test_planted_mistakes_are_found(mistake: Any) -> None:
     documents["binding/shop-app-2"] = dict(documents["binding/shop-app-2"], host="h3", phase="dark")
     new = compile_documents(samples.stamped(documents))
     assert breaches(old, new, mistake(old.tables, new.tables, new.is_egress), [0, 1])
+    assert breaches(old, new, rounds(old.tables, new.tables, new.is_egress), [0, 1]) == []
+
+
+def revoke_first(old: Tables, new: Tables, is_egress: Any) -> tuple[Round, ...]:
+    """A third one: what lets in goes before what takes its place comes."""
+    sequence = rounds(old, new, is_egress)
+    gone = {
+        switch: tuple(
+            FlowChange("-", entry)
+            for key, entry in before.entries.items()
+            if key not in new[switch].entries and not is_egress(switch, entry)
+        )
+        for switch, before in old.items()
+    }
+    return gone, *sequence
+
+
+def test_a_member_leaves_only_with_its_slots() -> None:
+    documents = samples.shop()
+    documents["service/shop/app"] = samples.service("shop/app", samples.SERVICE, "shop-app-1", "shop-app-2")
+    old = samples.compiled(documents)
+    documents = {**documents, "binding/shop-app-2": dict(documents["binding/shop-app-2"], phase="standby")}
+    documents["service/shop/app"] = samples.service("shop/app", samples.SERVICE, "shop-app-1", "shop-app-1")
+    new = samples.compiled(documents)
+    assert breaches(old, new, revoke_first(old.tables, new.tables, new.is_egress), [0, 1])
     assert breaches(old, new, rounds(old.tables, new.tables, new.is_egress), [0, 1]) == []

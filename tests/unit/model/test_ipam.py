@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odyssey.model.ipam import AddressPool, block_prefix, usable
+from odyssey.model.ipam import AddressPool, address6_of, block_prefix, usable
 from odyssey.model.naming import mac_of
 
 NET = IPv4Network("10.0.0.0/24")
@@ -64,3 +64,21 @@ def test_every_usable_address_is_given_once(length: int, hosts: list[int], held:
 
 def test_a_mac_address_follows_from_the_address() -> None:
     assert mac_of(IPv4Address("172.16.20.3")) == "02:00:ac:10:14:03"
+
+
+def test_reserved_addresses_are_left_out_and_cost_no_block() -> None:
+    subnet = IPv4Network("10.0.0.0/24")
+    pool = AddressPool(subnet, {}, reserved=[IPv4Address("10.0.0.2"), IPv4Address("10.0.0.1")])
+    assert str(pool.allot("h1")) == "10.0.0.3"
+    assert usable(subnet, [IPv4Address("10.0.0.2")]) == usable(subnet) - 1
+    assert usable(subnet, [IPv4Address("10.0.0.1")]) == usable(subnet), "no node has this one anyway"
+
+
+@given(st.integers(8, 29), st.integers(0, 2**24 - 1))
+def test_an_ipv6_address_is_as_far_from_its_beginning(length: int, distance: int) -> None:
+    subnet, subnet6 = IPv4Network((10 << 24, length)), IPv6Network("fd00:0:0:1::/64")
+    address = subnet.network_address + distance % subnet.num_addresses
+    found = address6_of(subnet, subnet6, address)
+    assert found is not None and found in subnet6
+    assert int(found) - int(subnet6.network_address) == int(address) - int(subnet.network_address)
+    assert address6_of(subnet, None, address) is None

@@ -52,6 +52,16 @@ def within(name: str, part: str, **values: Any) -> Change:
     return lambda networks: networks[name][part].update(values)
 
 
+def at(address: str, **more: Any) -> Json:
+    """A service address."""
+    return {"address": address, **more}
+
+
+def served(name: str, address: str, **more: Any) -> Change:
+    """A change that gives the network `name` a service address."""
+    return setting(name, service=at(address, **more))
+
+
 SINGLE: list[tuple[str, Change, str, str]] = [
     ("min above max", within("lb", "scale", min=3), "lb.scale.min", "scale.max, which is 2"),
     ("count above max", within("lb", "scale", count=3), "lb.scale.count", "from 1 to 2"),
@@ -71,6 +81,38 @@ SINGLE: list[tuple[str, Change, str, str]] = [
     ("memory", within("db", "resources", memoryMiB=9000), "db.resources.memoryMiB", "8192"),
     ("mounts", setting("db", stateful={"volume": "/run/secrets"}), "db.secrets.db-password", "apart from /run/secrets"),
     ("neighbours", setting("db", stateful={"volume": "/run"}), "db.stateful.volume", "/run/odyssey"),
+    ("small subnet6", setting("app", subnet="10.0.0.0/8", subnet6="fd00::/112"), "app.subnet6", "of 16777216"),
+    ("link-local6", setting("app", subnet6="fe80:0:0:1::/64"), "app.subnet6", "fe80::/10"),
+    ("multicast6", setting("app", subnet6="ff00::/64"), "app.subnet6", "ff00::/8"),
+    ("service outside", served("app", "172.16.21.1"), "app.service.address", "172.16.20.0/24"),
+    ("service network", served("app", "172.16.20.0"), "app.service.address", "another address than the network"),
+    ("service broadcast", served("app", "172.16.20.255"), "app.service.address", "the broadcast address"),
+    ("service6 alone", served("app", "172.16.20.1", address6="fd00::1"), "app.service.address6", "app.subnet6 too"),
+    ("few slots", served("app", "172.16.20.1", slots=4), "app.service.slots", "scale.max, which is 8"),
+    (
+        "no room beside the service",
+        lambda d: d["app"].update(subnet="172.16.20.0/28", scale={"min": 1, "max": 13}, service=at("172.16.20.9")),
+        "app.subnet",
+        "it has 12 usable",
+    ),
+    (
+        "service6 outside",
+        lambda d: d["app"].update(subnet6="fd00::/64", service=at("172.16.20.1", address6="fd01::1")),
+        "app.service.address6",
+        "fd00::/64",
+    ),
+    (
+        "service6 of routers",
+        lambda d: d["app"].update(subnet6="fd00::/64", service=at("172.16.20.1", address6="fd00::")),
+        "app.service.address6",
+        "RFC 4291",
+    ),
+    (
+        "overlap6",
+        lambda d: (d["db"].update(subnet6="fd00::/64"), d["app"].update(subnet6="fd00::/80")),
+        "db.subnet6",
+        "fd00::/80 of network app",
+    ),
 ]
 
 
@@ -141,6 +183,8 @@ FROZEN: list[tuple[str, Any]] = [
     ("image", "shop-db:2"),
     ("subnet", "172.16.31.0/24"),
     ("vlan", 131),
+    ("subnet6", "fd00:0:0:30::/64"),
+    ("service", {"address": "172.16.30.1"}),
     ("stateful", {"volume": "/elsewhere"}),
     ("command", ["/bin/other"]),
     ("environment", {"A": "b"}),
@@ -188,3 +232,76 @@ def test_what_needs_no_new_node_may_change() -> None:
         "exposedTo": {"edge": opening(5432)},
     }
     assert change_faults(Platform.parse(document), _running(1)) == ()
+
+
+def owning(**fabric: Any) -> Snapshot:
+    """A snapshot whose fabric has these fields; those of `edge` go to the border."""
+    document = inventory()
+    document["fabric"]["borders"]["edge"] |= fabric.pop("edge", {})
+    document["fabric"] |= fabric
+    return snapshot({"inventory": document})
+
+
+def test_a_vlan_of_others_is_refused() -> None:
+    state = owning(owned={"vlans": [{"from": 110, "to": 120}, {"from": 4000, "to": 4000}]})
+    assert faults(shop(), state) == {
+        "$.networks.db.vlan": "a VLAN that Odyssey owns: 110 to 120, 4000 ($.fabric.owned.vlans of the inventory)"
+    }
+
+
+def test_the_vlan_of_a_border_is_not_that_of_a_network() -> None:
+    assert "border edge" in faults(shop(), owning(edge={"vlan": 130}))["$.networks.db.vlan"]
+
+
+def test_only_what_a_border_accepts_is_exposed() -> None:
+    state = owning(edge={"accepts": [{"protocol": "tcp", "port": 443}]})
+    found = platform_faults(Platform.parse(shop()), state)
+    assert [(item.path, item.found, item.expected) for item in found] == [
+        ("$.networks.lb.exposedTo.edge", "tcp 80", "only what the border accepts: tcp 443")
+    ]
+    assert faults(shop(), owning(edge={"accepts": [{"protocol": "tcp", "port": 80}]})) == {}
+    assert "nothing" in faults(shop(), owning(edge={"accepts": []}))["$.networks.lb.exposedTo.edge"]
+
+
+def test_ipv6_stays_apart_from_the_border_and_the_gateway() -> None:
+    state = owning(edge={"prefix6": "fd00::/48", "gateway6": "fd00::1"}, gateway6="fd01::1")
+    document = shop()
+    document["networks"]["app"]["subnet6"] = "fd00:0:0:20::/64"
+    document["networks"]["db"]["subnet6"] = "fd01::/64"
+    found = faults(document, state)
+    assert "fd00::/48 of border edge" in found["$.networks.app.subnet6"]
+    assert "the fabric's IPv6 gateway" in found["$.networks.db.subnet6"]
+
+
+def test_a_switch_that_cannot_have_both_families_refuses_ipv6() -> None:
+    document = shop()
+    document["networks"]["app"]["subnet6"] = "fd00:0:0:20::/64"
+    state = snapshot({"inventory": inventory(profile="nexus9000")})
+    assert "nexus9000" in faults(document, state)["$.networks.app.subnet6"]
+
+
+def test_a_service_address_is_no_nodes() -> None:
+    document = shop()
+    document["networks"]["db"]["service"] = {"address": "172.16.30.2"}
+    assert "shop-db-1 has this one" in faults(document, _running(1))["$.networks.db.service.address"]
+
+
+def test_the_number_of_slots_may_change_under_nodes() -> None:
+    document = shop()
+    document["networks"]["db"]["service"] = {"address": "172.16.30.1", "slots": 8}
+    stored = _running(1).documents()
+    wider = snapshot({**stored, "platform/shop": document})
+    document = shop()
+    document["networks"]["db"]["service"] = {"address": "172.16.30.1", "slots": 16}
+    assert change_faults(Platform.parse(document), wider) == ()
+
+
+def test_nodes_on_one_host_cannot_begin_to_talk_where_the_switch_keeps_their_frames() -> None:
+    stored: Json = {**_running(2).documents(), "inventory": inventory(reflects="no")}
+    document = shop()
+    document["networks"]["db"]["peers"] = opening(1)
+    (found,) = change_faults(Platform.parse(document), snapshot(stored))
+    assert found.path == "$.networks.db.peers" and "sw1, sw2 are not known to send frames" in found.message
+    assert found.found == "shop-db-1 and shop-db-2 on host h1"
+    stored["inventory"] = inventory(profile="alliedtelesis", reflects="yes")
+    assert change_faults(Platform.parse(document), snapshot(stored)) == ()

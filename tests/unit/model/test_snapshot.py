@@ -9,7 +9,7 @@ import pytest
 
 from odyssey.model import Snapshot
 from odyssey.model.naming import node_ordinal
-from odyssey.services.wish import ApplyPlatform
+from odyssey.services.wish import ApplyPlatform, SetMaintenance, WeighNode
 from tests.unit.planning.worlds import Json, World, shop, snapshot
 
 NODE: Json = {
@@ -20,8 +20,13 @@ NODE: Json = {
 
 def test_documents_come_back_as_they_were() -> None:
     world = World()
-    world.wish(ApplyPlatform(shop()))
+    document = shop()
+    document["networks"]["app"] |= {"service": {"address": "172.16.20.1"}, "subnet6": "fd00::/64"}
+    world.wish(ApplyPlatform(document))
+    world.wish(SetMaintenance("sw2", on=True))
+    world.wish(WeighNode("shop", "app", "shop-app-1", 5))
     documents = world.state.documents()
+    assert documents["maintenance/sw2"]["phase"] == "isolated" and documents["node/shop-app-1"]["weight"] == 5
     again = Snapshot.from_documents(7, documents)
     assert again.documents() == documents
     assert again.index == 7

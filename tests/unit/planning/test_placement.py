@@ -168,3 +168,60 @@ def test_a_stateful_node_does_not_start_without_its_volume() -> None:
     away = replace(world.state, present=world.state.present - {"h1"})
     with pytest.raises(PlanRefused, match=r"h1: not connected; h2: the node's volume is on h1"):
         plan(away, ScaleGoal("shop", "app", 1))
+
+
+def mute(hosts: int = 3, **more: Any) -> Snapshot:
+    """A snapshot whose switches are not known to send frames back."""
+    return snapshot({"inventory": inventory(hosts, profile="alliedtelesis", **more)}, hosts=hosts)
+
+
+def chain(*counts: int) -> Json:
+    """Networks a, b, c... of which each depends on the next."""
+    names = "abcdef"[: len(counts)]
+    return platform({
+        name: network(
+            number + 1, count=counts[number], dependsOn={names[number + 1]: opening(80)} if name != names[-1] else {}
+        )
+        for number, name in enumerate(names)
+    })  # fmt: skip
+
+
+def test_nodes_that_may_talk_never_share_a_host_that_does_not_send_frames_back() -> None:
+    state = apply(chain(2, 2, 1), mute())
+    hosts = {key: set(hosts_of(state, f"shop/{key}")) for key in "abc"}
+    assert not hosts["a"] & hosts["b"] and not hosts["b"] & hosts["c"]
+
+
+def test_where_frames_come_back_nodes_share_hosts_as_before() -> None:
+    state = apply(chain(3, 3, 1), mute(reflects="yes"))
+    assert hosts_of(state, "shop/a") == hosts_of(state, "shop/b") == {"h1": 1, "h2": 1, "h3": 1}
+
+
+def test_what_a_probe_found_counts_more_than_the_profile() -> None:
+    state = snapshot({"inventory": inventory(1, reflects="no")}, hosts=1)
+    assert "sw1, sw2 are not known" in refusal(chain(1, 1), state)["$.networks.a.resources"]
+    one_of_two = inventory(1)
+    one_of_two["fabric"]["switches"]["sw2"]["reflects"] = "no"
+    assert "sw2 is not known" in refusal(chain(1, 1), snapshot({"inventory": one_of_two}, hosts=1))[
+        "$.networks.a.resources"
+    ]
+
+
+def test_peers_have_a_host_each_and_a_refusal_tells_how_many_are_there() -> None:
+    document = one(count=3, peers=opening(7000))
+    assert hosts_of(apply(document, mute()), "shop/app") == {"h1": 1, "h2": 1, "h3": 1}
+    message = refusal(one(count=4, peers=opening(7000)), mute())["$.networks.app.resources"]
+    assert message.count("holds nodes that it may talk to (1 of shop/app)") == 3
+    assert "odysseyctl switch probe" in message
+
+
+def test_a_network_that_spreads_leaves_hosts_to_those_that_it_talks_to() -> None:
+    """The last tier is placed first; without care it would take every host."""
+    state = apply(chain(1, 6, 6), mute(4))
+    assert len(hosts_of(state, "shop/c")) == 2 and len(hosts_of(state, "shop/b")) == 2
+    assert set(hosts_of(state, "shop/a")) <= set(hosts_of(state, "shop/c"))
+
+
+def test_networks_that_do_not_talk_share_hosts() -> None:
+    state = apply(platform({"a": network(1, count=1), "b": network(2, count=1)}), mute(1))
+    assert hosts_of(state, "shop/a") == hosts_of(state, "shop/b") == {"h1": 1}

@@ -4,13 +4,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from odyssey.model import Snapshot
-from odyssey.planning import DrainStep, Goal, PlanOptions, PlanRefused, TransactionStep, image_references, plan, resolve
+from odyssey.planning import (
+    DrainStep,
+    Goal,
+    PlanOptions,
+    PlanRefused,
+    QuietStep,
+    TransactionStep,
+    image_references,
+    plan,
+    resolve,
+)
 from odyssey.services.wish import (
     AddNetwork,
     AddNodes,
@@ -19,9 +31,12 @@ from odyssey.services.wish import (
     RemoveNodes,
     RemovePlatform,
     ScaleNetwork,
+    SetInventory,
+    SetMaintenance,
+    WeighNode,
     Wish,
 )
-from tests.unit.planning.worlds import Json, World, check, inventory, network, opening, platform, snapshot
+from tests.unit.planning.worlds import Json, World, check, inventory, network, opening, platform, service, snapshot
 
 NAMES = ("lb", "app", "db", "cache", "queue")
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,6 +55,8 @@ def networks(draw: st.DrawFn, name: str, after: tuple[str, ...]) -> Json:
         more["peers"] = opening(7000)
     if draw(st.integers(0, 3)) == 0:
         more["stateful"] = {"volume": "/data"}
+    if draw(st.booleans()):
+        more |= service(NAMES.index(name) + 1, draw(st.sampled_from([8, 16])))
     count = draw(st.none() | st.integers(min(1, most), most))
     standby = draw(st.integers(0, 2))
     return network(NAMES.index(name) + 1, count=count, most=most, standby=standby, **more)
@@ -52,6 +69,29 @@ def platforms(draw: st.DrawFn) -> Json:
     size = draw(st.integers(1, len(order)))
     chosen = order[:size]
     return platform({name: draw(networks(name, chosen[position + 1 :])) for position, name in enumerate(chosen)})
+
+
+@st.composite
+def inventories(draw: st.DrawFn, document: Mapping[str, Any]) -> Json:
+    """An inventory that differs a little, perhaps so that it is refused while nodes run."""
+    changed = deepcopy(dict(document))
+    hosts = changed["hosts"]
+    match draw(st.sampled_from(["entries", "host gone", "host new", "port", "prefix", "reflects"])):
+        case "entries":
+            changed["fabric"]["switches"]["sw1"]["maxEntries"] += 1
+        case "host gone" if len(hosts) > 1:
+            hosts.pop(max(hosts))
+        case "host new" if "h4" not in hosts:
+            hosts["h4"] = inventory(4)["hosts"]["h4"]
+        case "port":
+            hosts[min(hosts)]["attachments"][0]["switch"] = "sw2"
+            hosts[min(hosts)]["attachments"][0]["port"] = 60
+        case "prefix":
+            edge = changed["fabric"]["borders"]["edge"]
+            changed["fabric"]["borders"]["edge"] = {**edge, "prefix": "203.0.112.0/23"}
+        case "reflects":
+            changed["fabric"]["switches"]["sw2"]["reflects"] = draw(st.sampled_from(["yes", "no"]))
+    return changed
 
 
 @st.composite
@@ -69,6 +109,9 @@ def wishes(draw: st.DrawFn, state: Snapshot | None = None) -> Wish:
             st.integers(1, 8).map(lambda ordinal: AddNodes("shop", name, name=f"shop-{name}-{ordinal}")),
             st.integers(1, 4).map(lambda count: RemoveNodes("shop", name, count)),
             st.just(RemoveNodes("shop", name, names=(node,))),
+            st.sampled_from([0, 50, 100, 1000]).map(lambda weight: WeighNode("shop", name, node, weight)),
+            st.tuples(st.sampled_from(["sw1", "sw2"]), st.booleans()).map(lambda two: SetMaintenance(*two, force=True)),
+            *([inventories(state.inventory.document).map(SetInventory)] if state and state.inventory else []),
             networks(name, ()).map(lambda document: AddNetwork("shop", name, document)),
             st.just(RemoveNetwork("shop", name)),
             st.just(RemovePlatform("shop")),
@@ -77,9 +120,14 @@ def wishes(draw: st.DrawFn, state: Snapshot | None = None) -> Wish:
     return wish
 
 
-def begin(hosts: int, nodes: int) -> World:
-    """A world with an inventory and nothing else."""
-    return World(snapshot({"inventory": inventory(hosts, nodes=nodes)}, hosts=hosts))
+def begin(hosts: int, nodes: int, **switches: Any) -> World:
+    """A world with an inventory and nothing else; `switches` stands in each switch."""
+    return World(snapshot({"inventory": inventory(hosts, nodes=nodes, **switches)}, hosts=hosts))
+
+
+ONE_TABLE = {"profile": "alliedtelesis"}
+FABRICS: tuple[dict[str, str], ...] = ({}, {**ONE_TABLE, "reflects": "yes"}, ONE_TABLE)
+"""Switches that remember connections; that balance by clients; that do not send frames back besides."""
 
 
 def attempt(world: World, wish: Wish) -> Goal | None:
@@ -104,7 +152,8 @@ def remember(world: World, data: st.DataObject) -> None:
 @given(st.data())
 def test_every_step_keeps_what_must_be_true(data: st.DataObject) -> None:
     """Addresses, capacity, containers, switches and neighbour files after every step of any history."""
-    world = begin(data.draw(st.integers(1, 4)), data.draw(st.integers(2, 12)))
+    fabric = data.draw(st.sampled_from(FABRICS))
+    world = begin(data.draw(st.integers(1, 4)), data.draw(st.integers(2, 12)), **fabric)
     options = PlanOptions(batch=data.draw(st.integers(1, 8)))
     for _ in range(data.draw(st.integers(1, 5))):
         goal = attempt(world, data.draw(wishes(world.state)))
@@ -126,7 +175,7 @@ def test_every_step_keeps_what_must_be_true(data: st.DataObject) -> None:
 @given(st.data())
 def test_a_plan_can_be_taken_up_again_after_any_step(data: st.DataObject) -> None:
     """From every prefix the goal is still reached, and with the same documents and as many nodes."""
-    world = begin(data.draw(st.integers(1, 4)), 20)
+    world = begin(data.draw(st.integers(1, 4)), 20, **data.draw(st.sampled_from(FABRICS)))
     remember(world, data)
     goal = attempt(world, data.draw(wishes(world.state)))
     if goal is None:
@@ -149,8 +198,9 @@ def test_a_plan_can_be_taken_up_again_after_any_step(data: st.DataObject) -> Non
 def _shape(state: Snapshot) -> tuple[Any, ...]:
     """The state without hosts and addresses, which depend on when a plan was made."""
     homeless = {key: (item.id, item.count) for key, item in state.networks.items()}
-    nodes = {name: node.phase for name, node in state.nodes.items()}
-    return {name: item.document for name, item in state.platforms.items()}, homeless, nodes
+    nodes = {name: (node.phase, node.weight) for name, node in state.nodes.items()}
+    switches = {name: item.phase for name, item in state.maintenance.items()}
+    return {name: item.document for name, item in state.platforms.items()}, homeless, nodes, switches
 
 
 @MANY
@@ -194,6 +244,7 @@ def test_a_platform_goes_in_the_reverse_order(document: Json) -> None:
     world.wish(ApplyPlatform(document))
     drained: set[str] = set()
     for step in plan(world.state, resolve(RemovePlatform("shop"), world.state)).steps:
+        assert not isinstance(step, QuietStep)
         if isinstance(step, DrainStep):
             drained.update(node for node, _ in step.nodes)
         elif "withdraw" in step.stages:

@@ -12,8 +12,10 @@ from typing import Any
 
 import schemas
 from odyssey.model import Snapshot
+from odyssey.model.apart import not_apart
+from odyssey.model.ipam import address6_of
 from odyssey.model.naming import CONTROLLER
-from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, TransactionStep, plan, resolve
+from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, QuietStep, Step, plan, resolve
 from odyssey.planning.documents import binding, dependencies, intent
 from odyssey.services.wish import Wish
 
@@ -27,9 +29,11 @@ EDGE: Json = {
 }
 
 
-def inventory(hosts: int = 3, *, cpus: float = 8, memory: int = 8192, nodes: int = 50) -> Json:
-    """The lab with any number of hosts; host i has label zone = z<i>."""
-    switches = {f"sw{n}": {"datapathId": f"{n:016x}", "profile": "openvswitch", "maxEntries": 1000} for n in (1, 2)}
+def inventory(
+    hosts: int = 3, *, cpus: float = 8, memory: int = 8192, nodes: int = 50, profile: str = "openvswitch", **more: Any
+) -> Json:
+    """The lab with any number of hosts; host i has label zone = z<i>. `more` stands in each switch."""
+    switches = {f"sw{n}": {"datapathId": f"{n:016x}", "profile": profile, "maxEntries": 1000, **more} for n in (1, 2)}
     return {
         "cluster": "lab",
         "fabric": {
@@ -98,13 +102,23 @@ def snapshot(
     documents = {"inventory": inventory(hosts)} if documents is None else documents
     names = [f"h{n}" for n in range(1, hosts + 1)]
     known = {reference: f"sha256:{n:064x}" for n, reference in enumerate(images)}
+    switches = documents["inventory"]["fabric"]["switches"] if "inventory" in documents else ()
     return Snapshot.from_documents(
         index,
         documents,
         images=dict.fromkeys(names, known),
         present=frozenset({*names, CONTROLLER}.difference(absent)),
-        **more,
+        **{"switches": frozenset(switches), **more},
     )
+
+
+def service(number: int, slots: int = 8, *, six: bool = False) -> Json:
+    """What a network with this number has besides, for a service address."""
+    found: Json = {"service": {"address": f"10.{number}.0.1", "slots": slots}}
+    if six:
+        found["subnet6"] = f"fd00:0:0:{number}::/64"
+        found["service"]["address6"] = f"fd00:0:0:{number}::1"
+    return found
 
 
 class World:
@@ -115,12 +129,13 @@ class World:
         self.containers: dict[str, set[str]] = {}
         self.files: dict[str, Json] = {}
         self.intent: dict[str, Any] = {}
+        self.avoid: dict[str, list[str]] = {}
 
     def copy(self) -> World:
         """An independent copy."""
         other = World(self.state)
         other.containers = {host: set(nodes) for host, nodes in self.containers.items()}
-        other.files, other.intent = dict(self.files), dict(self.intent)
+        other.files, other.intent, other.avoid = dict(self.files), dict(self.intent), dict(self.avoid)
         return other
 
     def wish(self, wish: Wish, options: PlanOptions | None = None) -> Plan:
@@ -138,14 +153,18 @@ class World:
             self.carry_out(step)
         return made
 
-    def carry_out(self, step: TransactionStep | DrainStep) -> None:
+    def carry_out(self, step: Step) -> None:
         """Do one step as real participants would."""
+        if isinstance(step, QuietStep):
+            _check_quiet(self, step)
+            return
         if isinstance(step, DrainStep):
             for node, host in step.nodes:
                 assert node in self.containers[host]
                 assert self.state.nodes[node].phase == "draining"
             return
         assert step.participants, step.title
+        assert len(step.nodes) == len(set(step.nodes)), "a node is named twice"
         assert not self.state.reserved.intersection(step.objects)
         started = {spec["node"] for item in step.participants.values() for spec in _starts(item)}
         dark = step.participants.get(CONTROLLER, {"prepare": {"dark": {}}})["prepare"]["dark"]
@@ -182,6 +201,9 @@ class World:
                 else:
                     self.intent[key] = document
             return
+        if stage == "prefer":
+            self.avoid[name] = work["avoid"]
+            return
         here = self.containers.setdefault(name, set())
         for node, file in work.get("files", {}).items():
             assert node in here
@@ -192,6 +214,19 @@ class World:
         if stage == "stop":
             assert here.issuperset(work["nodes"])
             here.difference_update(work["nodes"])
+
+
+def _check_quiet(world: World, step: QuietStep) -> None:
+    """The hosts behind the ports avoid the switch by now, and no other switch uses it."""
+    state = world.state
+    assert state.inventory is not None
+    assert world.intent["inventory"]["fabric"]["switches"][step.switch]["maintenance"]
+    for name, host in state.inventory.hosts.items():
+        for item in host.attachments:
+            if item.at.switch == step.switch:
+                assert item.at.port in step.ports
+                alone = all(other.at.switch == step.switch for other in host.attachments)
+                assert item.nic in world.avoid.get(name, []) or alone or name not in state.present
 
 
 def _starts(operation: Mapping[str, Any]) -> list[Json]:
@@ -218,10 +253,48 @@ def check(world: World) -> None:
     for key, network_state in state.networks.items():
         ids = [other.id for other in state.networks.values()]
         assert ids.count(network_state.id) == 1, key
+        _check_service(state, key)
+    told: dict[str, list[str]] = {host: [] for host in world.avoid}
+    for item in state.maintenance.values():
+        for host, nics in item.avoid.items():
+            told[host] = sorted({*told.get(host, []), *nics})
+    assert world.avoid == told
+
+
+def _check_service(state: Snapshot, key: str) -> None:
+    """Slots name admitted members, each with a weight has one; pins name members that are admitted or draining."""
+    definition, network_state = state.network(key), state.networks[key]
+    assert definition is not None and state.inventory is not None
+    if definition.service is None:
+        assert not network_state.slots and not network_state.pins
+        return
+    for node in state.nodes_of(key):
+        assert node.address != definition.service.address
+        assert node.address6 == address6_of(definition.subnet, definition.subnet6, node.address)
+        assert node.address6 is None or node.address6 != definition.service.address6
+    serving = {node.name for node in state.admitted(key) if node.weight}
+    assert set(network_state.slots) == serving
+    assert len(network_state.slots) == (definition.service.slots if serving else 0)
+    _check_pins(state, key, serving)
+
+
+def _check_pins(state: Snapshot, key: str, serving: set[str]) -> None:
+    definition, pins = state.network(key), state.networks[key].pins
+    assert definition is not None and state.inventory is not None
+    if not state.inventory.fabric.one_table:
+        assert not pins
+        return
+    sources = [*state.dependents(key), *([key] if definition.peers else [])]
+    clients = [node for source in sources for node in state.nodes_of(source, "admitted", "draining")]
+    staying = {node.name for node in state.nodes_of(key, "admitted", "draining")}
+    assert set(pins.values()) <= staying
+    assert {f"{node.address}/32" for node in clients} <= set(pins) or not serving
+    assert len(pins) == len(clients) + 8 * len(definition.exposed_to) or not serving
 
 
 def _check_hosts(state: Snapshot) -> None:
     assert state.inventory is not None
+    assert not list(not_apart(state.inventory, state.platforms, state.nodes.values())), "nodes that cannot talk"
     for host in state.inventory.hosts.values():
         nodes = [node for node in state.nodes.values() if node.host == host.name]
         needs = [definition.resources for node in nodes if (definition := state.network(node.key)) is not None]
@@ -235,7 +308,7 @@ def _check_intent(world: World) -> None:
     state = world.state
     if "inventory" in world.intent:
         assert state.inventory is not None
-        expected["inventory"] = state.inventory.for_controller()
+        expected["inventory"] = state.inventory.for_controller(state.maintenance)
     for item in state.platforms.values():
         expected |= intent(item, state.networks)
     for node in state.nodes.values():

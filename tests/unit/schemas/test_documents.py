@@ -92,7 +92,8 @@ def retrieve(uri: str) -> Json:
 
 
 def test_the_examples_of_the_project_fit() -> None:
-    for name, file in (("platform", "shop/platform.json"), ("inventory", "lab/inventory.json")):
+    platforms = [("platform", f"{name}/platform.json") for name in ("shop", "balanced")]
+    for name, file in (*platforms, ("inventory", "lab/inventory.json")):
         document = json.loads((ROOT / "examples" / file).read_text(encoding="utf-8"))
         assert schemas.validate(name, document) == ()
         assert schemas.document(name)["$id"] == document["$schema"]

@@ -28,6 +28,8 @@ from odyssey.services.wish import (
     RemovePlatform,
     ScaleNetwork,
     SetInventory,
+    SetMaintenance,
+    WeighNode,
     Wish,
 )
 from tests.unit.planning.worlds import ROOT, Json, inventory, network, shop
@@ -64,6 +66,15 @@ WISHES: list[tuple[Json, Wish]] = [
     (
         call("removeNode", app(Node={"name": ["shop-app-3", "shop-app-4"]})),
         RemoveNodes("shop", "app", names=("shop-app-3", "shop-app-4")),
+    ),
+    (
+        call("weighNode", app(Node={"name": "shop-app-1", "weight": 0})),
+        WeighNode("shop", "app", "shop-app-1", 0),
+    ),
+    (call("setMaintenance", {"Switch": {"name": "sw1", "maintenance": True}}), SetMaintenance("sw1", on=True)),
+    (
+        call("setMaintenance", {"Switch": {"name": "sw1", "maintenance": False, "force": True}}),
+        SetMaintenance("sw1", on=False, force=True),
     ),
 ]
 
@@ -113,6 +124,22 @@ REFUSED: list[tuple[str, Json, set[str]]] = [
     }),
     ("count of zero", call("addNode", app(Node={"count": 0})), {"$.data[0].System.Network.Node.count"}),
     ("count of text", call("scaleNetwork", app(count="2")), {"$.data[0].System.Network.count"}),
+    ("weight without a node", call("weighNode", app(Node={"weight": 5})), {"$.data[0].System.Network.Node.name"}),
+    ("weight of two nodes", call("weighNode", app(Node={"name": ["shop-app-1"], "weight": 5})), {
+        "$.data[0].System.Network.Node.name",
+    }),
+    ("weight below 0", call("weighNode", app(Node={"name": "shop-app-1", "weight": -1})), {
+        "$.data[0].System.Network.Node.weight",
+    }),
+    ("maintenance of what", call("setMaintenance", {"Switch": {"maintenance": True}}), {
+        "$.data[0].System.Switch.name",
+    }),
+    ("maintenance maybe", call("setMaintenance", {"Switch": {"name": "sw1", "maintenance": "on"}}), {
+        "$.data[0].System.Switch.maintenance",
+    }),
+    ("switch of a platform", call("setMaintenance", {"platform": "a", "Switch": {"name": "s", "maintenance": True}}), {
+        "$.data[0].System.platform",
+    }),
     ("unknown option", call("removePlatform", {"platform": "shop"}, options={"force": True}), {"$.options.force"}),
     ("method of an object", call("scaleNetwork", app(count=1, SYSServiceMethod="remove")), {
         "$.data[0].System.Network.SYSServiceMethod",

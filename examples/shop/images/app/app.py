@@ -160,8 +160,9 @@ class Handler(BaseHTTPRequestHandler):
             served = cursor.fetchone()[0]
             cursor.execute("select sum(count)::bigint from visits")
             visits = cursor.fetchone()[0]
-        client = self.headers.get("X-Forwarded-For", self.client_address[0])
-        answer = {"node": node, "client": client, "balancer": self.client_address[0], "database": target[0]}
+        peer = self.client_address[0].removeprefix("::ffff:")
+        client = self.headers.get("X-Forwarded-For", peer)
+        answer = {"node": node, "client": client, "balancer": peer, "database": target[0]}
         self.answer(200, {**answer, "served": served, "visits": visits})
 
     def answer(self, status: int, document: dict[str, Any]) -> None:
@@ -180,8 +181,15 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     """Ends by itself when told to: open requests are answered first."""
 
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     daemon_threads = False
     request_queue_size = 128
+
+    def server_bind(self) -> None:
+        """Serve IPv4 and IPv6 on one socket, where the kernel can."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 def main() -> int:
@@ -192,7 +200,7 @@ def main() -> int:
         print(f"shop-app: the secret cannot be read: {error}", file=sys.stderr)
         return 1
     Handler.neighbours = Neighbours(NEIGHBOURS)
-    server = Server(("0.0.0.0", PORT), Handler)
+    server = Server(("", PORT), Handler)
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(UNPRIVILEGED)
