@@ -48,7 +48,7 @@ Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 MIN_MESSAGE_BYTES = 1024
 """The least that a peer must accept: a welcome, a heartbeat, an error."""
-PARTICIPANT_ROLES = frozenset({"agent", "controller"})
+PARTICIPANT_ROLES = frozenset({"agent", "controller", "netconf"})
 HUB_TOPICS = ("tx", "peer", "hub")
 """First levels of topics that only the hub itself publishes."""
 
@@ -383,6 +383,8 @@ class Hub(SessionOwner):
             return "forbidden", f"hello says {hello.role} {hello.name}, the connection proves {identity}"
         if (identity.role == "controller") != (identity.name == "controller"):
             return "forbidden", f"{identity}: the name controller belongs to the role controller"
+        if (identity.role == "netconf") != (identity.name == "netconf"):
+            return "forbidden", f"{identity}: the name netconf belongs to the role netconf"
         if hello.epoch > self.epoch:
             if hello.epoch > self._fenced_by:
                 self._fenced_by = hello.epoch

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-ROLES = ("orchestrator", "agent", "controller", "operator", "publisher", "switch")
+ROLES = ("orchestrator", "agent", "controller", "netconf", "operator", "publisher", "switch")
 _URI = re.compile(r"odyssey://([A-Za-z0-9][A-Za-z0-9._-]*)/([a-z]+)/([A-Za-z0-9][A-Za-z0-9._:@-]*)")
 
 

@@ -13,7 +13,7 @@ from controller.netconf.alliedtelesis_model import AlliedTelesisModel
 from controller.netconf.datamodel import Target
 from controller.netconf.driver import DeviceDriver, Staged, problem
 from controller.netconf.session import RUNNING, NetconfError, SessionLostError
-from controller.netconf.tree import Difference, pieces, render
+from controller.netconf.tree import Difference, Tree, pieces, render
 
 _log = logging.getLogger(__name__)
 ONE_UNIT = 1  # bytes: every part of a difference goes by itself
@@ -27,24 +27,25 @@ class AlliedTelesisDriver(DeviceDriver):
 
     model = AlliedTelesisModel()
 
-    def stage(self, target: Target) -> Staged:
-        before = self.read(target)
-        change = self.model.difference(before, target)
+    def stage(self, target: Target, before: Tree | None = None) -> Staged:
+        self.release()
+        have = self.read(target)
+        change = self.model.difference(have, target)
         if change:
             # Somebody who holds the lock now is found before the vote.
             self._lock(RUNNING)
-            self._unlock()
-        self.staged = Staged(before, change)
+            super().release()
+        self.staged = Staged(have if before is None else before, change)
         return self.staged
 
-    def apply(self, target: Target, token: str) -> None:
+    def apply(self, target: Target, token: str) -> bool:
         del token  # there is no commit that another session could confirm
+        staged = self.staged if self.staged is not None else self.stage(target)
+        if not staged.change:
+            return False
         self._lock(RUNNING)
         try:
-            before = self.read(target)
-            change = self.model.difference(before, target)
-            self.staged = Staged(before, change)
-            self._send(change, self.tuning.edit_bytes)
+            self._send(self.look(target), self.tuning.edit_bytes)
             if left := self.look(target):
                 _log.warning("%s said ok and did not do all of it; once more, in single parts", self.session)
                 self._send(left, ONE_UNIT)
@@ -55,6 +56,7 @@ class AlliedTelesisDriver(DeviceDriver):
         except NetconfError:
             self.revert(target, "")
             raise
+        return True
 
     def confirm(self, token: str) -> None:
         self.release()
@@ -73,10 +75,6 @@ class AlliedTelesisDriver(DeviceDriver):
         if not self.session.can(":startup"):
             return "running but not saved to startup: this device has no way to save over NETCONF; type write memory"
         return super().save()
-
-    def _unlock(self) -> None:
-        while self._locks:
-            self.session.unlock(self._locks.pop())
 
     def _send(self, change: Difference, limit: int) -> None:
         on_error = "rollback-on-error" if self.session.can(":rollback-on-error") else None

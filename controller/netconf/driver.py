@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from controller.netconf.datamodel import DataModel, Target
 from controller.netconf.session import RUNNING, STARTUP, LockedError, NetconfError, Session, SessionLostError
-from controller.netconf.tree import Difference, Node, Path
+from controller.netconf.tree import Difference, Node, Path, Tree
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Tuning:
 class Staged:
     """What was found when a change was staged: what the device held of ours, and what is to be done."""
 
-    before: dict[Path, Node]
+    before: Tree
     change: Difference
 
 
@@ -75,12 +75,17 @@ class DeviceDriver(ABC):
         return ElementTree.tostring(self.session.get_config(RUNNING), encoding="unicode")
 
     @abstractmethod
-    def stage(self, target: Target) -> Staged:
-        """Check all that can be checked and hold what the device can hold; raises when it cannot be done."""
+    def stage(self, target: Target, before: Tree | None = None) -> Staged:
+        """Check all that can be checked and hold what the device can hold; raises when it cannot be done.
+
+        ``before`` is what the device goes back to if it is reverted; None: what it holds now.
+        """
 
     @abstractmethod
-    def apply(self, target: Target, token: str) -> None:
-        """Make it running, so that it can be taken back, and read it back; when it raises, it was taken back.
+    def apply(self, target: Target, token: str) -> bool:
+        """Make it running, so that it can be taken back, and read it back; returns whether there was anything to do.
+
+        When it raises, it was taken back.
 
         ``token`` names the change on devices that let another session confirm it.  After SessionLostError it is open
         whether anything was done, and ``settle`` of a new session finds out.

@@ -10,7 +10,7 @@ from controller.netconf.datamodel import Target
 from controller.netconf.driver import DeviceDriver, Staged, Tuning, problem
 from controller.netconf.nexus_model import NexusModel
 from controller.netconf.session import CANDIDATE, RUNNING, NetconfError, Session, SessionLostError
-from controller.netconf.tree import Difference, Element, Node, Path, canonical, local, render
+from controller.netconf.tree import Difference, Element, Tree, canonical, local, render
 
 _log = logging.getLogger(__name__)
 
@@ -24,25 +24,27 @@ class NexusDriver(DeviceDriver):
         super().__init__(session, tuning)
         self._unconfirmed = False
 
-    def stage(self, target: Target) -> Staged:
-        before = self.read(target)
-        change = self.model.difference(before, target)
+    def stage(self, target: Target, before: Tree | None = None) -> Staged:
+        self.release()
+        have = self.read(target)
+        change = self.model.difference(have, target)
         if change:
             try:
                 self._lock(RUNNING, CANDIDATE)
-                before = self._no_foreign_edits(target)
-                change = self.model.difference(before, target)
+                self._no_foreign_edits()
+                have = self.read(target)
+                change = self.model.difference(have, target)
                 self._fill(target, change)
             except NetconfError:
                 self.release()
                 raise
-        self.staged = Staged(before, change)
+        self.staged = Staged(have if before is None else before, change)
         return self.staged
 
-    def apply(self, target: Target, token: str) -> None:
+    def apply(self, target: Target, token: str) -> bool:
         staged = self.staged if self.held and self.staged is not None else self.stage(target)
         if not staged.change:
-            return
+            return False
         try:
             self._commit(token)
             if self.look(target):
@@ -59,6 +61,7 @@ class NexusDriver(DeviceDriver):
         except NetconfError:
             self.revert(target, token)
             raise
+        return True
 
     def confirm(self, token: str) -> None:
         try:
@@ -119,8 +122,8 @@ class NexusDriver(DeviceDriver):
         except NetconfError as error:
             _log.info("%s: nothing to cancel: %s", self.session, error)  # its time ran out, or it never began
 
-    def _no_foreign_edits(self, target: Target) -> dict[Path, Node]:
-        """Refuse a candidate that holds what somebody else has not committed; returns what is running of ours."""
+    def _no_foreign_edits(self) -> None:
+        """Refuse a candidate that holds what somebody else has not committed: a commit would carry it out."""
         running, candidate = self.session.get_config(RUNNING), self.session.get_config(CANDIDATE)
         if canonical(running) != canonical(candidate):
             where = ", ".join(_apart(running, candidate)) or "in their order"
@@ -128,7 +131,6 @@ class NexusDriver(DeviceDriver):
                 f"the candidate of {self.session} holds edits that are not ours ({where}): commit or discard them",
                 "in-use",
             )
-        return self.read(target)
 
     def _fill(self, target: Target, change: Difference) -> None:
         self.session.edit_config(

@@ -42,7 +42,7 @@ def nexus(vlans: dict[int, str] = SHOP, management: Json | None = None, **change
     }
     document = device("nexus9000", vlans, management, **more)
     document["ports"]["eth1/1"] |= {"acl": "hosts", "mtu": 9216}
-    document["ports"] |= {name: port for name in ("eth1/47", "eth1/48")}
+    document["ports"] |= dict.fromkeys(("eth1/47", "eth1/48"), port)
     return {**document, **changes}
 
 
