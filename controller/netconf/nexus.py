@@ -23,6 +23,7 @@ class NexusDriver(DeviceDriver):
     def __init__(self, session: Session, tuning: Tuning) -> None:
         super().__init__(session, tuning)
         self._unconfirmed = False
+        self._filled = False  # the candidate holds our edits
 
     def stage(self, target: Target, before: Tree | None = None) -> Staged:
         self.release()
@@ -88,9 +89,10 @@ class NexusDriver(DeviceDriver):
                 self.session.cancel_commit(persist_id=token)
 
     def release(self) -> None:
-        if self._locks and self.session.connected:
+        if self._filled and self.session.connected:
             with contextlib.suppress(SessionLostError):
                 self.session.discard_changes()
+        self._filled = False
         super().release()
 
     def _persists(self) -> bool:
@@ -133,6 +135,7 @@ class NexusDriver(DeviceDriver):
             )
 
     def _fill(self, target: Target, change: Difference) -> None:
+        self._filled = True
         self.session.edit_config(
             CANDIDATE,
             render(change, self.model.shape),

@@ -41,6 +41,7 @@ class SshSession(Session):
         self._management = management
         self._manager = _connected(management, waits)
         self._capabilities = frozenset(self._manager.server_capabilities)
+        self._closed = False
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -48,7 +49,7 @@ class SshSession(Session):
 
     @property
     def connected(self) -> bool:
-        return bool(self._manager.connected)
+        return not self._closed and bool(self._manager.connected)
 
     def get_config(self, source: str, chosen: Element | None = None, *, defaults: bool = False) -> Element:
         arguments: dict[str, Any] = {"source": source}
@@ -102,6 +103,7 @@ class SshSession(Session):
         # ncclient waits its whole timeout for close-session, and when no answer comes it leaves the transport open
         # with its thread (ncclient#668): the transport is closed here in any case.
         inner = self._manager._session
+        self._closed = True
         self._manager.timeout = CLOSE_SECONDS
         if self._manager.connected:
             with contextlib.suppress(Exception):

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
+from controller.netconf.device import Management
+from controller.netconf.session import Session
+from controller.netconf.ssh import SshSession, Waits
+from controller.netconf.tree import BASE, Element
 from tests.imports import ROOT
 
 OURS = ROOT / "tests/netconf/yang"
@@ -29,6 +36,8 @@ MODULES = {
     ),
 }
 START_SECONDS = 30.0
+MODELS = [OURS, *map(Path, filter(None, [os.environ.get("ODYSSEY_YANG_DIR")]))]
+"""Where modules lie: ours, and the vendors' where the environment names a folder with them."""
 
 
 class NetconfServer:
@@ -49,6 +58,27 @@ class NetconfServer:
             if not key.exists():
                 run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
         shutil.copy(f"{self.key}.pub", folder / "authorized_keys")
+
+    @property
+    def access(self) -> dict[str, Any]:
+        """How it is reached, as it stands in the inventory."""
+        return {
+            "address": "127.0.0.1", "port": self.port, "username": "root", "keyFile": str(self.key),
+            "hostKey": self.host_key_b64,
+        }  # fmt: skip
+
+    def session(self) -> SshSession:
+        """A session of somebody else."""
+        return SshSession(Management.parse(self.access), WAITS)
+
+    def seed(self, config: str) -> None:
+        """Let somebody else configure it: ``config`` is what stands in the ``<config>`` of an edit."""
+        session = self.session()
+        element = ElementTree.fromstring(f'<config xmlns="{BASE}">{config}</config>')
+        session.edit_config("candidate" if self.profile == "nexus9000" else "running", element)
+        if self.profile == "nexus9000":
+            session.commit()
+        session.close()
 
     @property
     def host_key_b64(self) -> str:
@@ -118,6 +148,16 @@ class NetconfServer:
         if self._netconfd is not None:
             stop(self._netconfd)
 
+    def pause(self) -> None:
+        """Let netconfd be silent: it neither answers nor ends."""
+        assert self._netconfd is not None
+        self._netconfd.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it answer again."""
+        assert self._netconfd is not None
+        self._netconfd.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End both."""
         self.cut()
@@ -159,3 +199,90 @@ def children(pid: int) -> None:
 def stop(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait(10)
+
+
+class Wire(Session):
+    """A session that counts what is sent, and where a test wants it, lies or breaks."""
+
+    def __init__(self, inner: Session) -> None:
+        self.inner = inner
+        self.sent: list[str] = []
+        self.lies: set[str] = set()
+        """Requests that are answered with ok and not sent."""
+        self.before: dict[str, Callable[[], None]] = {}
+        """What happens before a request is sent."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self.inner.capabilities
+
+    @property
+    def connected(self) -> bool:
+        return self.inner.connected
+
+    def get_config(self, source: str, chosen: Element | None = None, *, defaults: bool = False) -> Element:
+        self._about_to("get_config")
+        return self.inner.get_config(source, chosen, defaults=defaults)
+
+    def edit_config(
+        self, target: str, config: Element, *, test: str | None = None, on_error: str | None = None
+    ) -> None:
+        if self._about_to("edit_config"):
+            self.inner.edit_config(target, config, test=test, on_error=on_error)
+
+    def lock(self, target: str) -> None:
+        if self._about_to("lock"):
+            self.inner.lock(target)
+
+    def unlock(self, target: str) -> None:
+        if self._about_to("unlock"):
+            self.inner.unlock(target)
+
+    def commit(self, *, timeout: int | None = None, persist: str | None = None, persist_id: str | None = None) -> None:
+        if self._about_to("commit" if timeout is not None else "confirm"):
+            self.inner.commit(timeout=timeout, persist=persist, persist_id=persist_id)
+
+    def cancel_commit(self, persist_id: str | None = None) -> None:
+        if self._about_to("cancel_commit"):
+            self.inner.cancel_commit(persist_id)
+
+    def discard_changes(self) -> None:
+        if self._about_to("discard_changes"):
+            self.inner.discard_changes()
+
+    def copy_config(self, source: str | Element, target: str) -> None:
+        if self._about_to("copy_config"):
+            self.inner.copy_config(source, target)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _about_to(self, name: str) -> bool:
+        self.sent.append(name)
+        if name in self.before:
+            self.before[name]()
+        return name not in self.lies
+
+
+class Switchboard:
+    """Connects to servers through wires, and remembers the newest wire of each by its port."""
+
+    def __init__(self) -> None:
+        self.wires: dict[int, Wire] = {}
+        self.dialled = 0
+        self.on_connect: Callable[[Wire], None] = lambda wire: None
+
+    def connect(self, management: Management) -> Session:
+        """What a participant takes as its ``connect``."""
+        self.dialled += 1
+        wire = Wire(SshSession(management, WAITS))
+        self.on_connect(wire)
+        self.wires[management.port] = wire
+        return wire
+
+    def to(self, server: NetconfServer) -> Wire:
+        """The newest wire to a server."""
+        return self.wires[server.port]
+
+
+WAITS = Waits(connect=10.0, request=20.0)
