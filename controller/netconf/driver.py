@@ -124,6 +124,8 @@ class DeviceDriver(ABC):
 
     def _lock(self, *stores: str) -> None:
         for store in stores:
+            if store in self._locks:
+                continue
             for left in reversed(range(self.tuning.lock_attempts)):
                 try:
                     self.session.lock(store)

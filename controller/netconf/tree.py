@@ -113,8 +113,8 @@ def _read(element: Element, above: Path, shape: Shape, tree: dict[Path, Node]) -
             leaves[child.tag] = tuple(sorted({*leaves.get(child.tag, ()), (child.text or "").strip()}))
         elif len(child) or child.tag in shape.lists:
             _read(child, path, shape, tree)
-        elif child.tag != key_tag:
-            leaves[child.tag] = (child.text or "").strip()
+        elif child.tag != key_tag and (content := (child.text or "").strip()):
+            leaves[child.tag] = content  # what is empty may as well be a container without content
     if leaves or key is not None:
         tree[path] = leaves
 
@@ -142,7 +142,12 @@ def difference(
             changed[path] = node
         elif leaves or (old is None and path[-1].key is not None):
             changed[path] = leaves
-    gone = _topmost(path for path in have if path[-1].key is not None and path not in want and removable(path))
+    # A leaf-list cannot be cleared without its values (RFC 6020, section 7.7.7): a container that has one goes whole.
+    gone = _topmost(
+        path
+        for path in have
+        if path not in want and ((path[-1].key is not None and removable(path)) or (exact and atomic(path)))
+    )
     clear: dict[Path, frozenset[str]] = {}
     for path, node in have.items() if exact else ():
         extra = frozenset(node.keys() - want.get(path, {}).keys())

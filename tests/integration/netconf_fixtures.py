@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.netconf_support import MODELS, NEEDED, PACKAGES, NetconfServer
-
-StartServer = Callable[[str], NetconfServer]
+from tests.integration.netconf_support import MODELS, NEEDED, PACKAGES, NetconfServer, StartServer
 
 
 @pytest.fixture(params=MODELS, ids=lambda folder: folder.name)

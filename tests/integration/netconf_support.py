@@ -172,6 +172,10 @@ class NetconfServer:
             time.sleep(0.02)
 
 
+StartServer = Callable[[str], NetconfServer]
+"""Starts a server like a switch of a profile."""
+
+
 def run(*arguments: str) -> None:
     subprocess.run(arguments, check=True, timeout=60, stdin=subprocess.DEVNULL)
 

@@ -19,8 +19,7 @@ from controller.netconf.nexus import NexusDriver
 from controller.netconf.session import CANDIDATE, RUNNING, LockedError, NetconfError, SessionLostError
 from controller.netconf.ssh import SshSession, Waits
 from controller.netconf.tree import BASE, canonical
-from tests.integration.netconf_fixtures import StartServer
-from tests.integration.netconf_support import NetconfServer, Wire
+from tests.integration.netconf_support import NetconfServer, StartServer, Wire
 from tests.netconf import samples
 
 pytest_plugins = ["tests.integration.netconf_fixtures"]
