@@ -97,8 +97,6 @@ class Keeper:
 
         Returns what was changed; raises NetconfError.
         """
-        if (tx := self._participant.busy(switch)) is not None:
-            raise NetconfError(f"{switch} is held by the open transaction {tx}", "in-use")
         data = await asyncio.to_thread(self._participant.backups.read, switch, backup)
         target = self._target(switch)
         self._left.add(switch)
@@ -106,7 +104,11 @@ class Keeper:
         def back(driver: DeviceDriver) -> Target:
             return target.back_to(driver.model.read(data, target))
 
-        lines = await self._carry_out(switch, back)
+        try:
+            lines = await self._carry_out(switch, back)
+        except NetconfError:
+            self._left.discard(switch)
+            raise
         self._publish("netconf.restored", {"switch": switch, "backup": backup, "changes": lines[:MAX_LINES]})
         return lines
 
@@ -114,8 +116,8 @@ class Keeper:
         """Configure one switch outside of transactions, in one piece of work that nothing comes in between of."""
 
         def work(driver: DeviceDriver) -> list[str]:
-            if driver.held:
-                raise NetconfError(f"{switch} is held by a transaction", "in-use")
+            if (tx := self._participant.busy(switch)) is not None:
+                raise NetconfError(f"{switch} is held by the open transaction {tx}", "in-use")
             wanted = target if isinstance(target, Target) else target(driver)
             driver.settle(MENDING)
             staged = driver.stage(wanted)

@@ -60,6 +60,7 @@ class NetconfParticipant(Participant):
         self._reconnect = reconnect or Reconnect()
         self._devices: dict[str, Device] = {}
         self._unsaved: set[str] = set()
+        self._committing: set[str] = set()
         self._revision = 0
 
     def device(self, switch: str) -> Device:
@@ -111,7 +112,14 @@ class NetconfParticipant(Participant):
     async def commit(self, tx: Transaction, stage: str) -> Effect:
         change = self.open.get(tx.id) or OpenChange.of(tx.id, tx.seq, tx.operation, self.decided)
         self.open[tx.id] = change
-        await self.hold(change)
+        self._committing.add(tx.id)
+        try:
+            return await self._carry_out(change)
+        finally:
+            self._committing.discard(tx.id)
+
+    async def _carry_out(self, change: OpenChange) -> Effect:
+        await self._hold(change, lambda: True)
         applied = await self._each(change, lambda switch, driver, target: driver.apply(target, change.token))
         self._unsaved |= {switch for switch, done in applied.items() if done is True}
         if failed := _failures(applied):
@@ -126,10 +134,14 @@ class NetconfParticipant(Participant):
         return Effect(state=state, degraded=_told(unsaved) if unsaved else None)
 
     async def hold(self, change: OpenChange) -> None:
-        """Stage again what a lost session lost, on all switches before any is changed; raises CommitError."""
+        """Stage again what a lost session lost, for a change that waits for its decision; raises CommitError."""
+        await self._hold(change, lambda: change.id in self.open and change.id not in self._committing)
+
+    async def _hold(self, change: OpenChange, wanted: Callable[[], bool]) -> None:
+        """Let all switches hold a change, as long as that is ``wanted``, before any is changed."""
 
         def held(switch: str, driver: DeviceDriver, target: Target) -> None:
-            if not driver.held and change.id in self.open:
+            if wanted() and not driver.held:
                 driver.settle(change.token)
                 driver.stage(target, change.before.get(switch))
 

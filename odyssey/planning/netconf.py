@@ -124,7 +124,9 @@ class _Device:
         for uplink in self._raw.get("uplinks", {}).values():
             port = ports.pop(f"po{uplink['number']}")
             aggregates[str(uplink["number"])] = {"members": sorted(uplink["members"]), "port": port}
-            ports |= dict.fromkeys(uplink["members"], port)
+            # A member carries what its aggregation carries; the access list stands on the aggregation alone.
+            member = {part: value for part, value in port.items() if part != "acl"}
+            ports |= dict.fromkeys(uplink["members"], member)
         document: dict[str, Any] = {
             "profile": self._profile,
             "management": dict(self._raw["management"]),

@@ -172,7 +172,8 @@ def test_an_access_list_ends_with_a_written_refusal_in_both_families() -> None:
     ]
     actions = [{tag.rpartition("}")[2]: value for tag, value in node.items()} for _, _, node in entries]
     assert [(one["action"], one["srcPrefix"], one["srcPrefixLength"]) for one in actions] == [
-        ("permit", "172.16.20.0", "24"), ("deny", "0.0.0.0", "0"), ("permit", "2001:db8:20::", "64"), ("deny", "::", "0")
+        ("permit", "172.16.20.0", "24"), ("deny", "0.0.0.0", "0"),
+        ("permit", "2001:db8:20::", "64"), ("deny", "::", "0"),
     ]  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_an_uplink_is_an_aggregation_on_the_port_of_a_border() -> None:
     document = device_documents(world(found, (1, "app")))["sw1"]
     assert document["aggregates"]["10"]["members"] == ["eth1/47", "eth1/48"]
     assert document["aggregates"]["10"]["port"]["description"] == "odyssey border edge"
-    assert document["ports"]["eth1/47"] == document["aggregates"]["10"]["port"]
+    assert document["ports"]["eth1/47"] | {"acl": "border-edge"} == document["aggregates"]["10"]["port"]
     assert "po10" not in document["ports"] and "eth1/47" in document["owned"]["ports"]
 
 
