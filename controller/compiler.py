@@ -58,6 +58,11 @@ class Compilation:
             return False
         return PROFILES[inventory.switches[switch].profile].is_egress(entry)
 
+    def in_maintenance(self, switch: str) -> bool:
+        """Tell whether a switch is out of use."""
+        inventory = self.intent.inventory
+        return inventory is not None and switch in inventory.switches and inventory.switches[switch].maintenance
+
     def capacity(self, switch: str) -> int:
         """Return how many entries a switch may hold."""
         assert self.intent.inventory is not None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller import lldp
-from controller.cabling import Cable, Nic, judge
+from controller.cabling import FAULTS, Cable, Heard, Nic, judge
 from controller.channel import Channel, ChannelError
 from controller.fabric import Inventory, Port
 from controller.lldp import Announcement, MalformedError, Signer
@@ -37,9 +37,10 @@ class Counts:
 
 
 @dataclass(slots=True)
-class _Heard:
+class _Lately:
     other: Port
     at: float
+    full_at: float
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Discovery:
 
     def __post_init__(self) -> None:
         self._signer = Signer(secrets.token_bytes(KEY_BYTES), int(self.interval * AGES * 1000))
-        self._heard: dict[Port, _Heard] = {}
+        self._heard: dict[Port, _Lately] = {}
         self._told: frozenset[str] = frozenset()
 
     async def serve(self, name: str, channel: Channel) -> None:
@@ -71,10 +72,18 @@ class Discovery:
             await asyncio.sleep(self.interval)
 
     async def _announce(self, name: str, channel: Channel, inventory: Inventory) -> None:
-        now = _milliseconds()
-        ports = inventory.ports(name)
-        frames = [self._signer.frame(inventory.mac, channel.datapath_id, port, now) for port in ports]
-        await channel.send_packets(list(zip(ports, frames, strict=True)))
+        """Let each port send a frame as large as the fabric's MTU allows and then a small one.
+
+        The large one tells whether the cable carries what nodes may send; behind it, since who hears the small one
+        must have heard it already.
+        """
+        now, full = _milliseconds(), inventory.mtu + lldp.ETHERNET_HEADER
+        packets = [
+            (port, self._signer.frame(inventory.mac, channel.datapath_id, port, now, size))
+            for port in inventory.ports(name)
+            for size in (full, 0)
+        ]
+        await channel.send_packets(packets)
         self._tell()
 
     def _received(self, at: Port, frame: bytes) -> None:
@@ -88,7 +97,10 @@ class Discovery:
             self.counts.other_devices += 1
         elif (other := self.verified(heard)) is not None:
             self.counts.ours += 1
-            self._heard[at] = _Heard(other, time.monotonic())
+            now, before = time.monotonic(), self._heard.get(at)
+            full = self.is_full(heard)
+            full_at = now if full else before.full_at if before is not None and before.other == other else 0.0
+            self._heard[at] = _Lately(other, now, full_at)
         else:
             self.counts.forged += 1
 
@@ -101,13 +113,18 @@ class Discovery:
         name = next(names, f"{heard.datapath_id:016x}")
         return Port(name, heard.port)
 
-    def heard(self) -> dict[Port, Port]:
+    def is_full(self, heard: Announcement) -> bool:
+        """Tell whether an announcement was as large as the fabric's MTU."""
+        inventory = self.inventory()
+        return inventory is not None and heard.size >= inventory.mtu + lldp.ETHERNET_HEADER
+
+    def heard(self) -> dict[Port, Heard]:
         """Return which port each port has heard lately."""
         oldest = time.monotonic() - self.interval * AGES
-        return {port: one.other for port, one in self._heard.items() if one.at >= oldest}
+        return {port: Heard(one.other, one.full_at >= oldest) for port, one in self._heard.items() if one.at >= oldest}
 
     def cables(
-        self, nics: Mapping[Nic, Port | None], attachments: Mapping[Nic, Port], down: frozenset[Port]
+        self, nics: Mapping[Nic, Heard | None], attachments: Mapping[Nic, Port], down: frozenset[Port]
     ) -> tuple[Cable, ...]:
         """Judge the cables by what was heard lately and what the agents of the hosts tell."""
         inventory = self.inventory()
@@ -116,7 +133,7 @@ class Discovery:
     def _tell(self) -> None:
         """Publish each wrong cable once, when it is found and when it is gone."""
         cables = self.cables({}, {}, frozenset())
-        wrong = frozenset(cable.text for cable in cables if cable.state in ("wrong", "unexpected"))
+        wrong = frozenset(cable.text for cable in cables if cable.state in FAULTS)
         if wrong != self._told:
             for text in sorted(wrong - self._told):
                 _log.warning("cabling: %s", text)

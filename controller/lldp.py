@@ -20,7 +20,7 @@ OUI = bytes.fromhex("020df0")  # locally administered
 SIGNATURE_SUBTYPE = 1
 TIME_BYTES, DIGEST_BYTES = 8, 32
 
-_HEADER = 14  # bytes: destination, source, EtherType
+ETHERNET_HEADER = 14  # bytes: destination, source, EtherType
 _END, _CHASSIS, _PORT, _TTL, _ORGANISATION = 0, 1, 2, 3, 127  # Table 8-1
 _LOCALLY_ASSIGNED = 7  # Tables 8-2 and 8-3
 _SENDER = re.compile(rb"dpid:([0-9a-f]{16})")
@@ -33,11 +33,15 @@ class MalformedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A switch port as an LLDP frame names it; ``signature`` is time and digest, empty where there is none."""
+    """A switch port as an LLDP frame names it; ``signature`` is time and digest, empty where there is none.
+
+    ``size`` is that of the Ethernet frame in bytes, without the frame check sequence.
+    """
 
     datapath_id: int
     port: int
     signature: bytes = b""
+    size: int = 0
 
 
 class Signer:
@@ -47,13 +51,13 @@ class Signer:
         self._key = key
         self._max_age = max_age
 
-    def frame(self, source_mac: int, datapath_id: int, port: int, now: int) -> bytes:
-        """Return the frame that a port shall send; ``now`` is in milliseconds of any steady clock."""
+    def frame(self, source_mac: int, datapath_id: int, port: int, now: int, size: int = 0) -> bytes:
+        """Return the frame that a port shall send, padded to ``size`` bytes; ``now`` is in ms of any steady clock."""
         time = now.to_bytes(TIME_BYTES, "big")
         digest = self._digest(datapath_id, port, time)
         ttl = max(1, self._max_age // 1000).to_bytes(2, "big")
         header = DESTINATION + source_mac.to_bytes(6, "big") + ETHERTYPE.to_bytes(2, "big")
-        return header + b"".join(
+        frame = header + b"".join(
             (
                 _tlv(_CHASSIS, bytes([_LOCALLY_ASSIGNED]) + b"dpid:%016x" % datapath_id),
                 _tlv(_PORT, bytes([_LOCALLY_ASSIGNED]) + b"%d" % port),
@@ -62,6 +66,7 @@ class Signer:
                 _tlv(_END, b""),
             )
         )
+        return frame.ljust(size, b"\0")
 
     def trusts(self, heard: Announcement, now: int) -> bool:
         """Tell whether an announcement is ours and not an old one that somebody plays back."""
@@ -77,9 +82,9 @@ class Signer:
 
 def parse(frame: bytes) -> Announcement | None:
     """Read an Ethernet frame; None where it is that of another device.  Raises MalformedError."""
-    if len(frame) <= _HEADER or int.from_bytes(frame[12:14], "big") != ETHERTYPE:
-        raise MalformedError(f"no LLDP frame: {frame[:_HEADER].hex()}")
-    tlvs = list(_tlvs(frame[_HEADER:]))
+    if len(frame) <= ETHERNET_HEADER or int.from_bytes(frame[12:14], "big") != ETHERTYPE:
+        raise MalformedError(f"no LLDP frame: {frame[:ETHERNET_HEADER].hex()}")
+    tlvs = list(_tlvs(frame[ETHERNET_HEADER:]))
     if [kind for kind, _ in tlvs[:3]] != [_CHASSIS, _PORT, _TTL]:
         raise MalformedError("it does not begin with chassis id, port id and time to live")
     chassis, port = tlvs[0][1], tlvs[1][1]
@@ -88,7 +93,7 @@ def parse(frame: bytes) -> Announcement | None:
         return None
     head = OUI + bytes([SIGNATURE_SUBTYPE])
     signed = (value[len(head) :] for kind, value in tlvs[3:] if kind == _ORGANISATION and value.startswith(head))
-    return Announcement(int(sender[1], 16), int(number[0]), next(signed, b""))
+    return Announcement(int(sender[1], 16), int(number[0]), next(signed, b""), len(frame))
 
 
 def _tlv(kind: int, value: bytes) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import schemas
-from controller.cabling import Nic
+from controller.cabling import FAULTS, Heard, Nic
 from controller.channel import ChannelError
 from controller.compiler import capacity_refusals, compile_documents, describe, preview, with_changes
 from controller.discovery import Discovery
@@ -70,7 +70,7 @@ class Queries:
         ``hosts`` is what the agents observed: by host and NIC the ``lldp`` of ``agent-observation`` and, as
         ``attachment``, the switch port where the inventory has it (null: nowhere).
         """
-        nics: dict[Nic, Port | None] = {}
+        nics: dict[Nic, Heard | None] = {}
         attachments: dict[Nic, Port] = {}
         try:
             for host, found in dict(hosts or {}).items():
@@ -94,14 +94,17 @@ class Queries:
                 }
                 for cable in cables
             ],
+            "faults": sum(cable.state in FAULTS for cable in cables),
             "frames": {name: getattr(counts, name) for name in ("ours", "forged", "other_devices", "malformed")},
         }
 
-    def _heard_by_nic(self, value: Any) -> Port | None:
+    def _heard_by_nic(self, value: Any) -> Heard | None:
         if value is None or value["signature"] is None:
             return None
         signature = base64.b64decode(value["signature"], validate=True)
-        return self._discovery.verified(Announcement(int(value["datapathId"], 16), int(value["port"]), signature))
+        told = Announcement(int(value["datapathId"], 16), int(value["port"]), signature, int(value["bytes"]))
+        port = self._discovery.verified(told)
+        return None if port is None else Heard(port, self._discovery.is_full(told))
 
     def compile(self, changes: Any) -> dict[str, Any]:
         """Return what changes would do to each switch, or why they are refused."""

@@ -247,10 +247,15 @@ class Switches:
         return connection
 
     def missing(self, compilation: Compilation) -> dict[str, str]:
-        """Return the switches of an intent that cannot be reached, each with the reason."""
+        """Return the switches of an intent that cannot be reached, each with the reason.
+
+        One in maintenance may be away, or another one by now: nothing goes over it.
+        """
         found = {}
         for name in compilation.tables:
             connection = self._connections.get(name)
+            if compilation.in_maintenance(name):
+                continue
             if connection is None:
                 found[name] = f"switch {name} is not connected"
             elif (reason := self._wrong_identity(connection, compilation)) is not None:
@@ -372,7 +377,7 @@ class Switches:
         async with self._updating, contextlib.AsyncExitStack() as locks:
             wanted = self._target().tables.keys()
             there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
-            failed = {name: f"switch {name} is not connected" for name in wanted - there.keys()}
+            failed = {name: reason for name, reason in self.missing(self._target()).items() if name not in there}
             there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
             for connection in there.values():
                 await locks.enter_async_context(connection.lock)

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest_asyncio
 
+from controller.cabling import Heard
 from controller.fabric import Port
 from controller.lldp import Signer
 from tests.integration.controller_harness import Controller, intent
-from tests.integration.controller_support import CLONE_NEWNET, PREFIX, Lab, Pki
+from tests.integration.controller_support import CLONE_NEWNET, PREFIX, Lab, Pki, inside
 from tests.unit.controller import samples
 
 pytest_plugins = ["tests.integration.controller_fixtures"]
-TRUNK = {Port("sw1", 101): Port("sw2", 101), Port("sw2", 101): Port("sw1", 101)}
+TRUNK = {Port("sw1", 101): Heard(Port("sw2", 101)), Port("sw2", 101): Heard(Port("sw1", 101))}
 
 
 @pytest_asyncio.fixture
@@ -70,13 +71,40 @@ async def test_the_trunk_is_heard_and_a_wrong_cable_is_named(quick: Controller, 
     assert (await cables(quick))["sw1:101"] == "sw1:101 is cabled to sw2:101; the inventory says sw2:99"
 
 
+async def test_a_cable_that_is_too_narrow_is_named(quick: Controller) -> None:
+    await quick.carry_out(intent())
+    discovery = quick.participant.discovery
+    await quick.until(lambda: discovery.heard() == TRUNK, "both ends of the trunk were heard")
+    jumbo = samples.inventory()
+    jumbo["fabric"]["mtu"] = 9000
+    await quick.carry_out({"inventory": jumbo})
+    narrow = "sw1:101 hears sw2:101, but no frames of the fabric's MTU of 9000 bytes arrive"
+    await quick.until(lambda: told(quick) >= {narrow}, "the trunk carries 1500 bytes only")
+    interfaces = [("sw1", "trunk"), ("sw2", "trunk")]
+    try:
+        for netns, interface in interfaces:
+            inside(netns, "ip", "link", "set", interface, "mtu", "9004")
+        await quick.until(lambda: discovery.heard() == TRUNK, "jumbo frames pass the trunk")
+    finally:
+        for netns, interface in interfaces:
+            inside(netns, "ip", "link", "set", interface, "mtu", "1500")
+
+
+def told(controller: Controller) -> set[str]:
+    """The cabling faults of the last event."""
+    events = controller.topics("switch.cabling")
+    return set(events[-1]["wrong"]) if events else set()
+
+
 async def test_a_host_hears_its_switch_port(quick: Controller) -> None:
     await quick.carry_out(intent())
     with raw("h1", "eth0") as nic:
         nic.settimeout(5)
         frame = await asyncio.to_thread(nic.recv, 2000)
+        assert len(frame) == 1514, "the larger frame comes first"
     signature = frame[frame.index(bytes.fromhex("020df001")) + 4 :][:40]
-    told = {"datapathId": f"{1:016x}", "port": 1, "heard": 0.1, "signature": base64.b64encode(signature).decode()}
+    told: dict[str, Any] = {"datapathId": f"{1:016x}", "port": 1, "heard": 0.1, "bytes": len(frame)}
+    told["signature"] = base64.b64encode(signature).decode()
     right, wrong = {"switch": "sw1", "port": 1}, {"switch": "sw2", "port": 1}
     assert (await cables(quick, h1={"eth0": {"lldp": told, "attachment": right}}))["h1 eth0"] == "h1 eth0: sw1:1"
     found = await cables(quick, h1={"eth0": {"lldp": told, "attachment": wrong}})

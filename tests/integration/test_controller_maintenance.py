@@ -17,6 +17,7 @@ from tests.changes.streams import Traffic
 from tests.integration.controller_harness import Controller
 from tests.integration.controller_support import Lab, inside, wait_until
 
+SAME, OTHER = f"{2:016x}", f"{0x22:016x}"
 pytest_plugins = ["tests.integration.controller_fixtures"]
 
 
@@ -49,7 +50,10 @@ def carrier(lab: Lab, host: str) -> bool:
     return "LOWER_UP" in inside(host, "ip", "link", "show", "eth1")
 
 
-async def test_maintenance_of_a_switch_loses_no_packet(controller: Controller, ctl_lab: Lab, nodes: None) -> None:
+@pytest.mark.parametrize("datapath_id", [SAME, OTHER], ids=["upgraded", "replaced by another switch"])
+async def test_maintenance_of_a_switch_loses_no_packet(
+    controller: Controller, ctl_lab: Lab, nodes: None, datapath_id: str
+) -> None:
     await controller.carry_out(start())
     step = 0
     traffic = Traffic(ALWAYS, lambda: step)
@@ -65,28 +69,39 @@ async def test_maintenance_of_a_switch_loses_no_packet(controller: Controller, c
         await controller.carry_out(inventory(maintenance=True, isolated=True))
         await asyncio.to_thread(wait_until, lambda: not carrier(ctl_lab, "h1"), "h1 has lost the carrier")
         step = 4
-        await asyncio.to_thread(restart, ctl_lab)
-        await controller.until(lambda: len(controller.topics("switch.connected")) == 3, "sw2 is back")
+        if datapath_id != SAME:
+            await controller.carry_out(inventory(maintenance=True, isolated=True, datapathId=datapath_id))
+        await asyncio.to_thread(restart, ctl_lab, datapath_id)
+        await controller.until(lambda: connected(controller, datapath_id), "sw2 is back")
         wanted = len(controller.participant._ledger.compilation.tables["sw2"].entries)
         await controller.until(lambda: len(ctl_lab.switches["sw2"].flows()) == wanted, "sw2 is refilled")
         await controller.until(lambda: not carrier(ctl_lab, "h1"), "a switch that starts again stays isolated")
         step = 5
-        await controller.carry_out(inventory(maintenance=True))
+        await controller.carry_out(inventory(maintenance=True, datapathId=datapath_id))
         await asyncio.to_thread(wait_until, lambda: carrier(ctl_lab, "h1"), "the ports are open")
         step = 6
-        await controller.carry_out(inventory())
+        await controller.carry_out(inventory(datapathId=datapath_id))
         await asyncio.to_thread(prefer_first_nic, ctl_lab, False)
         step = 7
         await asyncio.sleep(0.5)
     finally:
         await asyncio.to_thread(traffic.stop)
+        await asyncio.to_thread(restart, ctl_lab, SAME)
     assert all(stream.sent > 200 for stream in traffic.streams)
     assert {str(stream.route): stream.lost for stream in traffic.streams if stream.lost} == {}
 
 
-def restart(lab: Lab) -> None:
-    """Upgrade the switch: it comes back empty."""
+def connected(controller: Controller, datapath_id: str) -> bool:
+    """Tell whether sw2 has connected again, with this datapath id."""
+    told = [data for topic, data in controller.events if topic in ("switch.connected", "switch.lost")]
+    of_sw2 = [data.get("datapathId") for data in told if data["switch"] == "sw2"]
+    return None in of_sw2 and of_sw2[-1] == datapath_id
+
+
+def restart(lab: Lab, datapath_id: str) -> None:
+    """Upgrade the switch, or put another one in its place: it comes back empty."""
     switch = lab.switches["sw2"]
+    switch.vsctl("--no-wait", "set", "bridge", "sw2", f"other-config:datapath-id={datapath_id}")
     old = switch.pid("ovs-vswitchd")
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: not os.path.exists(f"/proc/{old}/fd"), "the old process is gone")

@@ -67,7 +67,7 @@ def list_switches(app: App) -> None:
 def cabling(app: App) -> None:
     """Compare the cables with the inventory, by signed LLDP; exits with 1 if one is wrong."""
     answer = app.ask("switch.cabling")
-    wrong = [cable for cable in answer.get("cables", []) if cable["state"] in ("wrong", "unexpected")]
+    wrong = [cable for cable in answer.get("cables", []) if cable["state"] in ("wrong", "narrow", "unexpected")]
     if app.out.json:
         app.out.data(answer)
     else:

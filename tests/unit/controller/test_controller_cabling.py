@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.cabling import Nic, judge
+from controller.cabling import Heard, Nic, judge
 from controller.fabric import Inventory, Port, parse_mac
 from controller.lldp import DESTINATION, Announcement, MalformedError, Signer, parse
 from tests.unit.controller import samples
@@ -78,7 +78,10 @@ def inventory() -> Inventory:
 
 def texts(heard_ports: dict[Port, Port], nics: dict[Nic, Port | None] | None = None, **more: Any) -> list[str]:
     attachments = {Nic("h1", "eth0"): Port("sw1", 1), Nic("h1", "eth1"): Port("sw2", 1)}
-    cables = judge(inventory(), heard_ports, nics or {}, attachments, more.get("down", frozenset()))
+    narrow = more.get("narrow", ())
+    told = {at: Heard(other, at not in narrow) for at, other in heard_ports.items()}
+    by_nic = {nic: None if other is None else Heard(other) for nic, other in (nics or {}).items()}
+    cables = judge(inventory(), told, by_nic, attachments, more.get("down", frozenset()))
     return [f"{cable.state}: {cable.text}" for cable in cables]
 
 
@@ -111,3 +114,15 @@ def test_swapped_nics_and_silent_ones_are_named() -> None:
 
 def test_a_port_that_is_down_is_not_called_silent() -> None:
     assert texts({B: A}, down=frozenset({A}))[0] == "down: sw1:101 is down; the inventory says sw2:101"
+
+
+def test_a_cable_that_carries_no_full_frames_is_named() -> None:
+    [narrow, right] = texts({A: B, B: A}, narrow=(A,))
+    assert narrow == "narrow: sw1:101 hears sw2:101, but no frames of the fabric's MTU of 1500 bytes arrive"
+    assert right.startswith("right")
+
+
+def test_frames_are_padded_to_the_size_that_is_asked_for() -> None:
+    signer = Signer(KEY, 15_000)
+    data = frame(signer, size=9014)
+    assert len(data) == 9014 and heard(data).size == 9014 and signer.trusts(heard(data), NOW)
