@@ -93,6 +93,7 @@ async def test_the_certificate_says_who_a_peer_is(cluster: Cluster) -> None:
         ("agent", "h1", {"name": "h2", "role": "agent"}, "hello says agent h2"),
         ("operator", "eve", {"name": "h1", "role": "agent"}, "hello says agent h1"),
         ("agent", "controller", {"name": "controller", "role": "agent"}, "belongs to the role controller"),
+        ("agent", "netconf", {"name": "netconf", "role": "agent"}, "belongs to the role netconf"),
         ("agent", "h1", {"name": "h1", "role": "agent", "versions": [7, 9]}, "versions 7 to 9"),
         ("agent", "h1", {"name": "h1", "role": "agent", "epoch": 3}, "leads no more"),
     ],

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 import schemas
+from controller.netconf.datamodel import Target
+from controller.netconf.device import DeviceConfig
+from controller.netconf.devices import DRIVERS
 from odyssey.model import Inventory, Snapshot
 from odyssey.model.naming import CONTROLLER, NETCONF
 from odyssey.planning import Plan, PlanRefused, TransactionStep, plan
@@ -214,6 +217,30 @@ def test_long_names_stay_apart() -> None:
 
 
 def test_the_planner_knows_no_other_device_than_the_drivers() -> None:
-    from controller.netconf.devices import DRIVERS
-
     assert set(ABLE) == set(DRIVERS)
+
+
+@pytest.mark.parametrize("profile", sorted(ABLE))
+@pytest.mark.parametrize("networks", [(), ((1, "app"),), ((1, "app"), (2, "db"))], ids=len)
+@pytest.mark.parametrize(("tagged", "vlan", "owned"), [(True, 250, False), (False, None, True), (True, 150, True)])
+def test_every_document_can_be_carried_out_by_its_driver(
+    profile: str, networks: tuple[tuple[int, str], ...], tagged: bool, vlan: int | None, owned: bool
+) -> None:
+    found = managed(profile, controllers=[{"address": "192.0.2.1", "port": 6653}])
+    if owned:
+        found["fabric"]["owned"] = {"vlans": [{"from": 100, "to": 199}, {"from": 4000, "to": 4000}]}
+    if vlan is not None:
+        found["fabric"]["borders"]["edge"]["vlan"] = vlan
+    if profile == "nexus9000":
+        found["fabric"]["switches"]["sw1"]["ports"]["201"]["name"] = "po10"
+        found["fabric"]["switches"]["sw1"]["uplinks"] = {"edge": {"number": 10, "members": ["eth1/47"]}}
+    for host in found["hosts"].values():
+        for item in host["attachments"]:
+            item["tagged"] = tagged
+    document = device_documents(world(found, *networks))["sw1"]
+    operation = {"prepare": None, "stages": {"admit": {"changes": {"device/sw1": document}}}}
+    assert schemas.validate("netconf-operation", operation) == ()
+    config = DeviceConfig.parse(document)
+    model = DRIVERS[profile].model
+    assert config.faults() == [] and model.refusals(config) == []
+    assert model.difference({}, Target.of(None, config))
