@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.changes import Change
+from controller.device import Device
 from controller.flows import FlowEntry, GroupEntry, MeterEntry
+from controller.ports import PortChange, PortCounters, PortState
 
 
 class ChannelError(Exception):
@@ -81,6 +83,22 @@ class Channel(ABC):
     @abstractmethod
     async def read_meters(self) -> MeterReading:
         """Read all meters; raises ChannelError."""
+
+    @abstractmethod
+    async def read_ports(self) -> tuple[PortState, ...]:
+        """Read the description of every port; raises ChannelError."""
+
+    @abstractmethod
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        """Read the counters of every port; raises ChannelError."""
+
+    @abstractmethod
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        """Have ``listener`` called, in place of the one before, with every change of a port."""
+
+    @abstractmethod
+    def device(self) -> Device:
+        """Return the switch as a probe sees it."""
 
     @abstractmethod
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from controller.config import DEFAULT_CONFIG, Config, ConfigError, load
 from controller.events import Events
 from controller.fabric import IntentRefused
+from controller.metrics_server import MetricsError, MetricsServer
 from controller.openflow.terminator import Terminator
 from controller.participant import ControllerParticipant
 from rdmp.enrolment import pki_files
@@ -41,7 +42,7 @@ def main() -> None:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         asyncio.run(run(config))
-    except (ConfigError, ControllerError, IdentityError, FolderHeldError) as error:
+    except (ConfigError, ControllerError, IdentityError, FolderHeldError, MetricsError) as error:
         print(f"odyssey-controller: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     except (JournalError, IntentRefused, OSError) as error:
@@ -74,12 +75,16 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
     runner = ParticipantRunner(participant, journal, identity, config.orchestrators, files, config.rdmp)
     switches = participant.switches
     terminator = Terminator(identity.cluster, files.server_context(), switches.connected, switches.refused)
+    metrics = MetricsServer(participant.views.snapshot, identity.cluster, files.server_context())
 
     async def listen() -> None:
         # Not before the intent is known: a switch must never be compared with nothing.
         await participant.restored.wait()
         port = await terminator.start(*config.openflow_listen)
         _log.info("%s listens for switches on %s:%d", identity, config.openflow_listen[0], port)
+        if config.metrics_listen is not None:
+            port = metrics.start(*config.metrics_listen)
+            _log.info("metrics on %s:%d", config.metrics_listen[0], port)
         notify("READY=1")
         await stop.wait()
 
@@ -88,6 +93,7 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
     await terminator.stop()
+    await metrics.stop()
     await runner.stop()
     for task in tasks[1:]:
         task.cancel()

@@ -43,6 +43,7 @@ class ControllerParticipant(Participant):
         self.discovery = Discovery(inventory, lambda: True, publish, lldp_seconds)
         self.switches.companions.append(self.discovery.serve)
         self._queries = Queries(lambda: self._ledger, self.switches, self.discovery)
+        self.views = self._queries.views
 
     async def prepare(self, tx: Transaction) -> Effect:
         if faults := schemas.validate("controller-operation", tx.operation):
@@ -113,7 +114,7 @@ class ControllerParticipant(Participant):
         return self._queries.observe()
 
     async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
-        return await self._queries.call(method, params)
+        return await self._queries.call(method, params, progress)
 
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import schemas
@@ -16,7 +16,9 @@ from controller.fabric import IntentRefused, Port
 from controller.flows import COOKIE_OWNER_MASK
 from controller.ledger import Ledger
 from controller.lldp import Announcement
+from controller.probes import Probes, Progress
 from controller.switches import Switches
+from controller.views import Views
 from rdmp.rpc import RpcError
 
 Json = Mapping[str, Any]
@@ -24,15 +26,29 @@ Json = Mapping[str, Any]
 MAX_ENTRIES = 8000
 
 
+async def _untold(_message: Json) -> None:
+    """Progress that nobody wants to hear of."""
+
+
 class Queries:
-    """Answers ``observe``, ``compile``, ``flows``, ``switches`` and ``cabling``."""
+    """Answers ``observe``, ``compile``, ``flows``, ``switches``, ``cabling``, ``probe``, and what ``views`` answer."""
 
     def __init__(self, ledger: Callable[[], Ledger], switches: Switches, discovery: Discovery) -> None:
         self._ledger = ledger
         self._switches = switches
         self._discovery = discovery
+        self.views = Views(ledger, switches, discovery)
+        self._probes = Probes(ledger, switches)
+        self._views: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
+            "path": self.views.path,
+            "fabric": self.views.fabric,
+            "switch_ports": self.views.switch_ports,
+            "verify": self.views.verify,
+            "capacity": self.views.capacity,
+            "counters": self.views.counters,
+        }
 
-    async def call(self, method: str, params: Json) -> Json:
+    async def call(self, method: str, params: Json, progress: Progress = _untold) -> Json:
         """Answer a call; raises RpcError."""
         match method:
             case "compile":
@@ -43,7 +59,11 @@ class Queries:
                 return {"switches": self.switches()}
             case "cabling":
                 return self.cabling(params.get("hosts"))
-        known = "cabling, compile, flows, switches"
+            case "probe":
+                return await self._probes.run(params, progress)
+            case _ if method in self._views:
+                return await self._views[method](params)
+        known = ", ".join(["cabling", "compile", "flows", "switches", "probe", *self._views])
         raise RpcError("unknown_method", f"the controller has no method {method!r}; it has {known}")
 
     def observe(self) -> dict[str, Any]:

@@ -19,14 +19,17 @@ from typing import Any
 
 from controller import texts
 from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
-from controller.channel import Channel, ChannelError, FlowReading
+from controller.channel import Channel, ChannelError, CountedEntry, FlowReading
 from controller.compiler import Compilation
+from controller.counters import Tally
 from controller.fabric import Switch
-from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.flows import COOKIE_OWNER_MASK, EntryKey, TableSet
+from controller.portwatch import PortWatch
 from controller.rounds import Round, rounds
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
+OnReading = Callable[[str, FlowReading], None]
 #: Something that goes on as long as a switch is connected.
 Companion = Callable[[str, Channel], Coroutine[Any, Any, None]]
 
@@ -67,12 +70,23 @@ class Drift:
         return [f"{word} {texts.change_text(change)}" for word, changes in words for change in changes[:most]][:most]
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a switch held when it was looked at, with counters; and how many entries and groups of others."""
+
+    tables: TableSet
+    counted: Mapping[EntryKey, CountedEntry]
+    foreign: int
+
+
 class SwitchConnection:
     """One connected switch."""
 
-    def __init__(self, name: str, channel: Channel) -> None:
+    def __init__(self, name: str, channel: Channel, on_reading: OnReading = lambda name, reading: None) -> None:
+        """``on_reading`` is given every reading of all entries."""
         self.name = name
         self.channel = channel
+        self._on_reading = on_reading
         self.known: TableSet | None = None
         self.foreign = 0
         self.drift = 0
@@ -137,9 +151,23 @@ class SwitchConnection:
         await self.bring_to(target)
         return drift
 
+    async def look(self) -> Look:
+        """Read the whole switch and change nothing, not even what is known of it: drift is still found and told.
+
+        Raises ChannelError.
+        """
+        async with self.lock:
+            flows = await self.channel.read_flows()
+            self._on_reading(self.name, flows)
+            groups = await self.channel.read_groups()
+            meters = await self.channel.read_meters()
+        tables = TableSet.of((counted.entry for counted in flows.entries), groups.groups, meters.meters)
+        return Look(tables, {counted.entry.key: counted for counted in flows.entries}, flows.foreign + groups.foreign)
+
     async def _read(self) -> None:
         self.known = None
         flows = await self.channel.read_flows()
+        self._on_reading(self.name, flows)
         groups = await self.channel.read_groups()
         meters = await self.channel.read_meters()
         self.foreign = flows.foreign + groups.foreign
@@ -232,6 +260,8 @@ class Switches:
         self._target = target
         self._publish = publish
         self._verify_seconds = verify_seconds
+        self.tally = Tally()
+        self.ports = PortWatch(lambda: self._target().intent.inventory, publish)
         self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
@@ -284,7 +314,7 @@ class Switches:
 
     async def connected(self, name: str, channel: Channel) -> None:
         """Take over a switch that shook hands; serves it until the connection ends."""
-        connection = SwitchConnection(name, channel)
+        connection = SwitchConnection(name, channel, self._count)
         if (wrong := self._wrong_identity(connection, self._target())) is not None:
             self.refused(channel.address, wrong)
             channel.close(wrong)
@@ -327,6 +357,9 @@ class Switches:
             _log.warning("connection from %s refused: %s", address, reason)
             self._publish("switch.refused", {"address": address, "reason": reason})
 
+    def _count(self, name: str, reading: FlowReading) -> None:
+        self.tally.add(name, reading.entries, self._target())
+
     def _tables(self, name: str) -> TableSet:
         return self._target().tables.get(name, TableSet())
 
@@ -336,6 +369,10 @@ class Switches:
         while True:
             pause = self._verify_seconds
             try:
+                if first:
+                    await self.ports.follow(connection.name, connection.channel)
+                else:
+                    self.ports.tell(connection.name)  # the inventory may name others since
                 # Before the inventory names it nothing is known of this switch: it may not be ours to change.
                 if connection.name in self._target().tables:
                     await self._inspect(connection, first)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from odyssey.api.bus import Bus
+from odyssey.api.fabric import FabricQueries
 from odyssey.api.handler import Api, Service
 from odyssey.api.queries import Queries
 from odyssey.api.roles import roles_from_documents
@@ -133,7 +134,8 @@ def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: i
     engine = Engine(state.view, state.calls, questions, runner, config.limits)
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
     bus = Bus(epoch, state.view, state.decisions, hub, DeadLetters(state.store, hub))
-    api.open(Service(engine, roles), queries, bus, tokens, _address(config.enrol_listen))
+    fabric = FabricQueries(questions, hub, queries.cabling)
+    api.open(Service(engine, roles), queries, fabric, bus, tokens, _address(config.enrol_listen))
     return hub, Settler(engine, state.view, config.limits.settle_interval), bus
 
 

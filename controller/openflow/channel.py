@@ -23,9 +23,11 @@ from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 from controller import texts
 from controller.changes import Change, MeterChange
 from controller.channel import Channel, ChannelError, FlowReading, GroupReading, MeterReading
-from controller.openflow import replies, wire
+from controller.device import Device
+from controller.openflow import device, ports, replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
+from controller.ports import PortChange, PortCounters, PortState
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
 _log = logging.getLogger(__name__)
@@ -44,8 +46,10 @@ _WANTED = (
     _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
     _P.ONFBundleCtrlMsg,
+    *ports.ANSWERS,
+    *device.ANSWERS,
+    ports.CHANGE,
     _P.OFPPacketIn,
-    _P.OFPPortDescStatsReply,
 )
 
 
@@ -68,6 +72,7 @@ class OpenFlowChannel(Channel):
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._refusals: dict[int, Any] = {}  # errors that answer a message of ours, by xid
+        self._port_listener: Callable[[PortChange], None] = lambda change: None
         self._on_packet: Callable[[int, bytes], None] | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[str] = self._loop.create_future()
@@ -162,8 +167,11 @@ class OpenFlowChannel(Channel):
     def _received(self, message: Any) -> None:
         if isinstance(message, _P.OFPSwitchFeatures):
             self._datapath_id = message.datapath_id
-        elif isinstance(message, _P.OFPErrorMsg):
+        if isinstance(message, _P.OFPErrorMsg):
             self._refused(message)
+        elif isinstance(message, ports.CHANGE):
+            if (change := ports.change(message)) is not None:
+                self._port_listener(change)
         elif isinstance(message, _P.OFPPacketIn):
             if self._on_packet is not None:
                 self._on_packet(message.match["in_port"], bytes(message.data))
@@ -322,6 +330,57 @@ class OpenFlowChannel(Channel):
     async def read_meters(self) -> MeterReading:
         [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0)], READ_SECONDS)
         return MeterReading(tuple(itertools.chain.from_iterable(part.body.meters for part in parts)))
+
+    async def read_ports(self) -> tuple[PortState, ...]:
+        [parts] = await self._ask([ports.describe_request(self._datapath)], ANSWER_SECONDS)
+        return ports.states(parts)
+
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        [parts] = await self._ask([ports.counters_request(self._datapath)], ANSWER_SECONDS)
+        return ports.counters(parts)
+
+    def device(self) -> Device:
+        return device.OpenFlowDevice(self)
+
+    @property
+    def datapath(self) -> RepairedDatapath:
+        """The connection for which messages are made."""
+        return self._datapath
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the connection stands."""
+        return not self._end.done()
+
+    async def ask(self, question: Any) -> list[Any]:
+        """Send a message of os-ken and return its answer, in parts; raises ChannelError."""
+        [parts] = await self._ask([question], ANSWER_SECONDS)
+        return parts
+
+    async def tell(self, messages: Sequence[Any]) -> None:
+        """Send messages of os-ken that have no answer, then a barrier; raises ChannelError, also if one is refused."""
+        sent = self._new_xids(len(messages))
+        for message, xid in zip(messages, sent, strict=True):
+            message.set_xid(xid)
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [_serialized(messages)])
+        for refusal in self._taken_refusals(sent).values():
+            raise ChannelError(f"{self._label}: {refusal}")
+
+    async def attempt(self, changes: Sequence[Change]) -> dict[int, str]:
+        """Send changes outside of a bundle, then a barrier; returns what was refused, by number."""
+        sent = self._new_xids(len(changes))
+        seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], seconds, [wire.messages(changes, sent.start)])
+        return self._taken_refusals(sent)
+
+    def _taken_refusals(self, sent: range) -> dict[int, str]:
+        refused, self._refusals = self._refusals, {}
+        return {sent.index(xid): _error_text(message) for xid, message in refused.items() if xid in sent}
+
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        self._port_listener = listener
 
 
 def _serialized(questions: Sequence[Any]) -> bytes:

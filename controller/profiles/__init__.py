@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from controller.profiles.base import SwitchProfile
+from controller.profiles.base import SwitchProfile, Use
 from controller.profiles.openvswitch import OpenVSwitchProfile
 
 PROFILES: Mapping[str, SwitchProfile] = {profile.name: profile for profile in (OpenVSwitchProfile(),)}
 
-__all__ = ["PROFILES", "SwitchProfile"]
+__all__ = ["PROFILES", "SwitchProfile", "Use"]

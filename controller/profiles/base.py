@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,26 @@ class Capabilities:
     fragments: bool
     batch: int | None
     reliable_barrier: bool
+
+
+class Use(enum.StrEnum):
+    """What the packets of an entry are counted as.
+
+    ``opened`` and ``returned`` belong to a policy: from the clients to its ports, and back; ``reported`` are ICMP
+    errors of its two networks, ``turned`` connections that somebody tried to open from a service port.  ``denied``:
+    what a network or border may not send; ``drained``: new connections to a node that takes no more.
+    """
+
+    SENT = "sent"
+    RECEIVED = "received"
+    DRAINED = "drained"
+    OPENED = "opened"
+    RETURNED = "returned"
+    REPORTED = "reported"
+    TURNED = "turned"
+    DENIED = "denied"
+    SPOOFED = "spoofed"
+    FRAGMENT = "fragment"
 
 
 class SwitchProfile(ABC):
@@ -78,3 +99,11 @@ class SwitchProfile(ABC):
     @abstractmethod
     def is_egress(self, entry: FlowEntry) -> bool:
         """Tell whether an entry only delivers what another switch has let in: it comes first and goes last."""
+
+    def uses(self, entry: FlowEntry) -> tuple[Use, ...]:
+        """Return what the packets of an entry are counted as; nothing unless the profile says so."""
+        return ()
+
+    def table_name(self, table: int) -> str:
+        """Return what a table is called, empty where it has no name."""
+        return ""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from odyssey.model.naming import CONTROLLER
@@ -35,9 +35,12 @@ class Questions:
         while not names <= self.present() and loop.time() < until:
             await asyncio.sleep(_LOOK_AGAIN)
 
-    async def ask(self, name: str, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask one participant. Raises RpcError."""
-        return await self._hub.call(name, method, params, self._timeout)
+    async def ask(
+        self, name: str, method: str, params: Mapping[str, Any], seconds: float | None = None,
+        on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> Mapping[str, Any]:  # fmt: skip
+        """Ask one participant; `seconds` for what takes longer than the usual limit. Raises RpcError."""
+        return await self._hub.call(name, method, params, seconds or self._timeout, on_progress)
 
     async def try_ask(self, name: str, method: str, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask one participant; None, and a line in the log, if it does not answer."""

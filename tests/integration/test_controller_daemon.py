@@ -9,11 +9,13 @@ import json
 import signal
 import socket
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from rdmp.decisionlog import MemoryDecisionLog
 from rdmp.endpoints import Endpoint
@@ -41,7 +43,7 @@ class Daemon:
     """The controller as a process of its own."""
 
     def __init__(self, folder: Path, pki: Pki, rdmp_port: int) -> None:
-        self.port = free_port()
+        self.port, self.metrics_port = free_port(), free_port()
         self.folder = folder
         self.process: asyncio.subprocess.Process | None = None
         files = pki.issue("controller", "controller")
@@ -53,6 +55,7 @@ class Daemon:
             "state_dir": str(folder / "state"),
             "pki_dir": str(folder),
             "openflow_listen": f"0.0.0.0:{self.port}",
+            "metrics_listen": f"127.0.0.1:{self.metrics_port}",
             "verify_seconds": 1.0,
             "switch_wait_seconds": 1.0,
         }
@@ -164,6 +167,41 @@ async def test_transactions_reach_the_switches_and_traffic_outlives_the_daemon(s
         assert committed(await site.execute("tx-3", {"binding/app-2": None}, "retire"))
         assert await closed("lb-1", "app-2", 8080)
     assert await site.daemon.end(signal.SIGTERM) == 0
+
+
+async def test_metrics_are_served_and_begin_anew_with_the_daemon(site: Site) -> None:
+    documents = intent()
+    inventory = {"inventory": documents.pop("inventory")}
+    assert committed(await site.execute("tx-1", inventory))
+    assert committed(await site.execute("tx-2", documents))
+
+    async def sent(node: str) -> float:
+        def read() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{site.daemon.metrics_port}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+
+        families = text_string_to_metric_families(await asyncio.to_thread(read))
+        samples = [sample for family in families for sample in family.samples]
+        assert {one.value for one in samples if one.name == "odyssey_switch_connected"} == {1.0}
+        [value] = [
+            one.value
+            for one in samples
+            if one.name == "odyssey_node_sent_packets_total" and one.labels["node"] == node
+        ]
+        return value
+
+    with server("app-2", 8080):
+        assert await reaches("lb-1", "app-2", 8080)
+        seen = 0.0
+        for _ in range(20):
+            seen = seen or await sent("lb-1")
+            await asyncio.sleep(0.25)
+        assert seen > 0
+    await site.daemon.end(signal.SIGKILL)
+    await site.daemon.start()
+    await site.controller_is_there()
+    await site.switches_are_there()
+    assert await sent("lb-1") >= seen, "the switch kept its counters, and the controller begins with them"
 
 
 class SlowAgent(Recorder):

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 from controller.changes import Change, patched
 from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
+from controller.device import Device
 from controller.flows import TableSet
+from controller.ports import PortChange, PortCounters, PortState
 
 
 class FakeSwitch(Channel):
@@ -23,6 +25,9 @@ class FakeSwitch(Channel):
         self.foreign = 0
         self.slow = asyncio.Event()
         self.slow.set()
+        self.ports: dict[int, PortState] = {}
+        self.counted: dict[int, PortCounters] = {}
+        self._port_listener: Callable[[PortChange], None] = lambda change: None
         self.ports_down: set[int] = set()
         self.packets: list[tuple[int, bytes]] = []
         self.listener: Callable[[int, bytes], None] = lambda port, frame: None
@@ -63,6 +68,27 @@ class FakeSwitch(Channel):
         self._check()
         return MeterReading(tuple(self.tables.meters.values()))
 
+    async def read_ports(self) -> tuple[PortState, ...]:
+        self._check()
+        return tuple(self.ports.values())
+
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        self._check()
+        return tuple(self.counted.values())
+
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        self._port_listener = listener
+
+    def port(self, number: int, up: bool, *, gone: bool = False) -> None:
+        """Bring a port up or down, or take it out."""
+        state = PortState(number, f"eth{number}", up, 10_000_000, 0x020000000000 | number)
+        self.ports[number] = state
+        if gone:
+            del self.ports[number]
+        self._port_listener(PortChange(state, gone))
+
+    def device(self) -> Device:
+        raise ChannelError(f"{self.address}: it cannot be probed")
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         self._check()
         wrong = {number for number in numbers if (number in self.ports_down) is up}
