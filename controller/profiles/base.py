@@ -22,6 +22,8 @@ class Capabilities:
     they are when slots move.  ``keeps_dark``: a node that is not admitted can be kept from sending, else its link is
     down.  ``pins``: whether a source is held to its own address or to the subnet of its network.  ``fragments``: later
     fragments can be told apart and dropped.  ``batch``: the most changes in one go, None where there is no such limit.
+    ``icmp_errors``: ICMP messages can be told apart by type.  ``most_entries``: what the device itself can hold, None
+    where nobody knows.
     """
 
     tables: int
@@ -38,6 +40,8 @@ class Capabilities:
     fragments: bool
     batch: int | None
     reliable_barrier: bool
+    icmp_errors: bool = True
+    most_entries: int | None = None
 
 
 class SwitchProfile(ABC):
