@@ -2,7 +2,7 @@
 # Everything a newcomer may type. The targets install what they need (Debian 12, as root); a second run is instant.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-unit test-integration test-e2e simulate chaos-rdmp fuzz demo bench bench-rdmp lab-up lab-down lock clean
+.PHONY: help setup lint format test test-unit test-integration test-e2e simulate chaos-rdmp fuzz demo bench bench-rdmp bench-fabric lab-up lab-down lock clean
 PY := .venv/bin/python
 IMAGE_SCRIPTS := $(wildcard examples/shop/images/*/*.py)
 
@@ -51,6 +51,10 @@ bench: setup ## measure, print, and write docs/benchmarks.md
 bench-rdmp: setup ## RDMP's speed and size beside etcd, RabbitMQ and NATS; BENCH_REPORT=FILE writes JSON, QUICK=1 is small
 	@.ci/setup-peers
 	@$(PY) -m tests.bench.rdmp $(if $(BENCH_REPORT),--report $(BENCH_REPORT)) $(if $(QUICK),--quick)
+
+bench-fabric: setup ## flow programming, commits, reconnects, traffic, compiling; BENCH_REPORT=FILE writes JSON, QUICK=1 is small
+	@.ci/setup-peers iperf3
+	@$(PY) -m tests.bench.fabric $(if $(BENCH_REPORT),--report $(BENCH_REPORT)) $(if $(QUICK),--quick)
 
 lab-up: setup ## three Docker hosts, two switches, all daemons
 	@$(PY) -m odyssey.lab up

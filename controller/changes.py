@@ -46,8 +46,8 @@ def difference(old: TableSet, new: TableSet) -> tuple[Change, ...]:
     changes: list[Change] = []
     changes += [MeterChange(op, meter) for op, meter in _kept(old.meters, new.meters)]
     changes += [GroupChange(op, group) for op, group in _kept(old.groups, new.groups)]
-    gone = [entry for key, entry in old.entries.items() if key not in new.entries]
-    come = [entry for key, entry in new.entries.items() if not _is(old.entries.get(key), entry)]
+    gone = [entry for entry in unshared(old, new) if entry.key not in new.entries]
+    come = [entry for entry in unshared(new, old) if old.entries.get(entry.key) != entry]
     changes += [FlowChange("-", entry) for entry in sorted(gone, key=_table)]
     changes += [FlowChange("+", entry) for entry in sorted(come, key=_table, reverse=True)]
     changes += [GroupChange("-", group) for number, group in sorted(old.groups.items()) if number not in new.groups]
@@ -55,9 +55,13 @@ def difference(old: TableSet, new: TableSet) -> tuple[Change, ...]:
     return tuple(changes)
 
 
-def _is(old: FlowEntry | None, new: FlowEntry) -> bool:
-    """Compare; of two compilations most entries are the same objects, which needs no look into them."""
-    return old is new or old == new
+def unshared(one: TableSet, other: TableSet) -> Iterator[FlowEntry]:
+    """Yield the entries of one set that are not also in the other as the same objects.
+
+    Two compilations share most entries; to look each of them up by its match takes many times as long.
+    """
+    shared = set(map(id, other.entries.values()))
+    return (entry for entry in one.entries.values() if id(entry) not in shared)
 
 
 def _table(entry: FlowEntry) -> int:

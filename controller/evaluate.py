@@ -20,6 +20,7 @@ from controller.flows import (
     ETH_ARP,
     ETH_IPV4,
     ETH_IPV6,
+    FRAG_ANY,
     PROTO_ICMP,
     PROTO_ICMPV6,
     PROTO_TCP,
@@ -74,6 +75,9 @@ _PREREQUISITES: Mapping[str, tuple[frozenset[int], int | None]] = {
     "arp_sha": (frozenset({ETH_ARP}), None),
     "arp_tha": (frozenset({ETH_ARP}), None),
 }
+_HIDDEN_IN_FRAGMENTS = frozenset(
+    {"tcp_src", "tcp_dst", "udp_src", "udp_dst", "icmpv4_type", "icmpv6_type", "icmpv6_code"}
+)
 
 
 def symmetric_hash(packet: Packet, slots: int) -> int:
@@ -347,8 +351,9 @@ def matches(match: Match, packet: Packet) -> bool:
             kinds, protocol = _PREREQUISITES[name]
             if packet.get("eth_type") not in kinds or (protocol is not None and packet.get("ip_proto") != protocol):
                 return False
-        # Of later fragments Open vSwitch sees no transport header: the ports and flags count as zero.
-        if packet.get(name, 0) & mask != value:
+        # Of fragments, the first too, a switch sees no ports and types: they count as zero (ovs-ofctl(8), "frags").
+        hidden = name in _HIDDEN_IN_FRAGMENTS and packet.get("ip_frag", 0) & FRAG_ANY
+        if (0 if hidden else packet.get(name, 0)) & mask != value:
             return False
     return True
 
@@ -367,9 +372,7 @@ def overlapping(tables: TableSet) -> list[tuple[FlowEntry, FlowEntry]]:
     ]
 
 
-def ip_packet(
-    family: Family, *, eth_src: int, eth_dst: int, source: int, target: int, **fields: Any
-) -> dict[str, int]:
+def ip_packet(family: Family, *, eth_src: int, eth_dst: int, source: int, target: int, **fields: Any) -> dict[str, int]:
     """Return an untagged IP packet; ``fields`` are those of the transport, with ``ip_proto``."""
     return {
         "vlan_vid": 0,

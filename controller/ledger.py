@@ -51,11 +51,15 @@ class OpenTransaction:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The committed documents, the open transactions by id, and the highest committed sequence number."""
+    """The committed documents, the open transactions by id, and the highest committed sequence number.
+
+    ``compiled`` is what the last prepare compiled: its stages come to the same, so a commit need not compile again.
+    """
 
     committed: Mapping[str, Document] = field(default_factory=dict)
     open: Mapping[str, OpenTransaction] = field(default_factory=dict)
     revision: int = 0
+    compiled: tuple[tuple[Mapping[str, Document], Compilation], ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def restored(cls, state: Mapping[str, Json], open_transactions: Iterable[OpenTransaction]) -> Ledger:
@@ -83,6 +87,9 @@ class Ledger:
     @cached_property
     def compilation(self) -> Compilation:
         """What the switches have to hold; raises IntentRefused."""
+        for documents, compilation in self.compiled:
+            if documents == self.effective:
+                return compilation
         return compile_documents(self.effective)
 
     def prepared(self, new: OpenTransaction) -> tuple[Ledger, Compilation]:
@@ -101,13 +108,16 @@ class Ledger:
         refusals += [Refusal(key, f"is held by the open transaction {taken[key]}") for key in new.dark if key in taken]
         if refusals:
             raise IntentRefused(refusals)
-        after = replace(self, open={**self.without(new.id).open, new.id: new})
+        after = replace(self, open={**self.without(new.id).open, new.id: new}, compiled=())
         outcomes = [
-            compile_documents(documents) for one in after.open.values() for documents in one.outcomes(after.effective)
+            (documents, compile_documents(documents))
+            for one in after.open.values()
+            for documents in one.outcomes(after.effective)
         ]
-        if refusals := capacity_refusals(after.compilation, outcomes):
+        if refusals := capacity_refusals(after.compilation, [compilation for _, compilation in outcomes]):
             raise IntentRefused(refusals)
-        return after, outcomes[-1]
+        mine = outcomes[-max(1, len(new.stages)) :]
+        return replace(after, compiled=((after.effective, after.compilation), *mine)), outcomes[-1][1]
 
     def without(self, tx_id: str) -> Ledger:
         """Return the ledger without an open transaction; itself if it is not open."""

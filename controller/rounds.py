@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference
+from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, unshared
 from controller.flows import FlowEntry, SetField, TableSet
 
 Round = Mapping[str, tuple[Change, ...]]
@@ -46,9 +46,9 @@ def _moved_owners(old: Mapping[str, TableSet], new: Mapping[str, TableSet], is_e
     """Return the owners whose address is delivered somewhere else than before."""
     moved = set()
     for switch, before in old.items():
-        after = new.get(switch, TableSet()).entries
-        for key, entry in before.entries.items():
-            other = after.get(key, entry)
+        after = new.get(switch, TableSet())
+        for entry in unshared(before, after):
+            other = after.entries.get(entry.key, entry)
             if other is not entry and is_egress(switch, entry) and _destination(entry) != _destination(other):
                 moved.add(entry.owner)
     return frozenset(moved)

@@ -197,9 +197,7 @@ def _place_faults(binding: Binding, intent: Intent) -> Iterator[str]:
         yield f"host {binding.host} is attached with tags, and {binding.network} has no VLAN"
 
 
-def _service_faults(
-    service: ServiceAddress, intent: Intent, holders: Mapping[Address, str]
-) -> Iterator[Refusal]:
+def _service_faults(service: ServiceAddress, intent: Intent, holders: Mapping[Address, str]) -> Iterator[Refusal]:
     if service.key != f"service/{service.network}":
         yield Refusal(service.key, f"the document belongs under the key service/{service.network}")
     network = intent.networks.get(service.network)

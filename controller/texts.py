@@ -12,6 +12,7 @@ from controller.flows import (
     ETH_ARP,
     ETH_IPV4,
     ETH_IPV6,
+    FRAG_ANY,
     FRAG_LATER,
     PROTO_ICMP,
     PROTO_ICMPV6,
@@ -107,7 +108,8 @@ def _term(name: str, value: int, mask: int) -> str:
             return f"dl_vlan={value & ~VLAN_PRESENT}"
         return f"vlan_tci={value:#06x}/{mask:#06x}"
     if name == "ip_frag":
-        return "nw_frag=later" if (value, mask) == (FRAG_LATER, FRAG_LATER) else f"nw_frag={value}/{mask}"
+        known = {(FRAG_ANY, FRAG_ANY): "yes", (FRAG_LATER, FRAG_LATER): "later"}
+        return f"nw_frag={known.get((value, mask), f'{value}/{mask}')}"
     if name == "tcp_flags":
         return "tcp_flags=" + "".join(("+" if value & bit else "-") + word for bit, word in _TCP_FLAGS if mask & bit)
     text = _value(name, value)

@@ -20,7 +20,7 @@ class Capabilities:
     may talk must not share a host.  ``answers_neighbours``: ARP and neighbour discovery of border devices are answered
     by entries, else those devices need static neighbours.  ``learns``: established connections to a service stay where
     they are when slots move.  ``keeps_dark``: a node that is not admitted can be kept from sending, else its link is
-    down.  ``pins``: whether a source is held to its own address or to the subnet of its network.  ``fragments``: later
+    down.  ``pins``: whether a source is held to its own address or to the subnet of its network.  ``fragments``:
     fragments can be told apart and dropped.  ``batch``: the most changes in one go, None where there is no such limit.
     ``icmp_errors``: ICMP messages can be told apart by type.  ``most_entries``: what the device itself can hold, None
     where nobody knows.

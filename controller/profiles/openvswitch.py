@@ -47,6 +47,7 @@ from controller.profiles.openvswitch_reach import (
     destination_key,
     destinations,
     ids_of,
+    marks,
     reaches,
 )
 from controller.profiles.openvswitch_services import service_cookie, service_entries
@@ -109,7 +110,7 @@ class OpenVSwitchProfile(SwitchProfile):
     ) -> Mapping[str, TableSet]:
         assert intent.inventory is not None
         shared = _Shared.of(intent, intent.inventory)
-        return {switch: _Pipeline(shared, switch, *shared.seen_from(switch)).tables() for switch in switches}
+        return {switch: _Pipeline(shared, switch, shared.seen_from(switch)).tables() for switch in switches}
 
     def is_egress(self, entry: FlowEntry) -> bool:
         return entry.table in _EGRESS_TABLES
@@ -121,8 +122,7 @@ class _Shared:
 
     intent: Intent
     inventory: Inventory
-    avoiding: Topology
-    every: Topology
+    topology: Topology
     destinations: tuple[Destination, ...]
     ids: Mapping[str, Ids]
     generation: int
@@ -139,22 +139,16 @@ class _Shared:
         return cls(
             intent=intent,
             inventory=inventory,
-            avoiding=Topology.of(inventory),
-            every=Topology.of(inventory, avoid_maintained=False),
+            topology=Topology.of(inventory),
             destinations=found,
             ids=ids_of(found),
             generation=intent.generations.get("inventory", 0),
             entries=(*policy_table(intent, inventory), *service_entries(intent)),
         )
 
-    def seen_from(self, switch: str) -> tuple[Topology, Mapping[str, Reach]]:
-        """Return the topology that a switch goes by, and its reach of every destination.
-
-        A switch in maintenance still forwards what comes to it, by every way that there is.
-        """
-        maintained = self.inventory.switches[switch].maintenance
-        topology = self.every if maintained else self.avoiding
-        return topology, reaches(self.inventory, topology, switch, self.destinations, self.ids)
+    def seen_from(self, switch: str) -> Mapping[str, Reach]:
+        """Return a switch's reach of every destination."""
+        return reaches(self.inventory, self.topology, switch, self.destinations, self.ids)
 
     def vlan_at(self, binding: Binding, port: int, switch: str) -> int | None:
         """Return the tag that a node's frames carry on a port of its host."""
@@ -174,7 +168,6 @@ class _Pipeline:
 
     shared: _Shared
     switch: str
-    topology: Topology
     reaches: Mapping[str, Reach]
 
     def tables(self) -> TableSet:
@@ -185,7 +178,7 @@ class _Pipeline:
             yield from reach.groups()
 
     def _entries(self) -> Iterator[FlowEntry]:
-        trunks = self.topology.trunks[self.switch]
+        trunks = self.shared.topology.trunks[self.switch]
         yield from self._base(tuple(trunks))
         yield from self.shared.entries
         for border in self.shared.inventory.borders.values():
@@ -204,6 +197,8 @@ class _Pipeline:
         """Yield what every port has.  Table 0 has no entry for all ports: other ports may be other people's."""
         for table in (TABLE_RESOLVE, TABLE_ADVERTISE, TABLE_DELIVER, TABLE_FROM_TRUNK, TABLE_TO_STATION):
             yield self._base_entry(table, 0, match())
+        # A mark that is not known here never becomes a third walk.
+        yield self._base_entry(TABLE_TO_STATION, 60, match(eth_src=marks(self.shared.inventory.mac)))
         transit = VLAN_PRESENT | self.shared.inventory.transit_vlan
         for port in trunks:
             arrives = match(in_port=port, vlan_vid=transit)

@@ -96,7 +96,8 @@ class BorderEntries:
             "nd_target": gateway6,
         }
         solicits = match(**self._on(port), **neighbour, icmpv6_type=NEIGHBOUR_SOLICITATION)
-        yield self._entry(TABLE_CLASSIFY, 300, solicits, *enter)
+        # Above the pin of the border: a neighbour that is known already is asked at its own MAC address.
+        yield self._entry(TABLE_CLASSIFY, 310, solicits, *enter)
         turned = (SetField("icmpv6_type", NEIGHBOUR_ADVERTISEMENT), Goto(TABLE_ADVERTISE))
         asked = match(reg0=self._register, **neighbour, icmpv6_type=NEIGHBOUR_SOLICITATION)
         yield self._entry(TABLE_RESOLVE, 100, asked, *turned)

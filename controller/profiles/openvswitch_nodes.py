@@ -125,7 +125,5 @@ def member_entries(
     for family in FAMILIES:
         for address in family.of(*addresses):
             terms = {"eth_dst": binding.mac, "eth_type": family.eth_type, family.target: int(address)}
-            found.append(
-                FlowEntry(TABLE_FROM_TRUNK, 200, match(**terms), from_trunk(binding.mac, group), cookie)
-            )
+            found.append(FlowEntry(TABLE_FROM_TRUNK, 200, match(**terms), from_trunk(binding.mac, group), cookie))
     return tuple(found)

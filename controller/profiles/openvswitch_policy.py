@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from controller.fabric import Border, Intent, Inventory, Network, Policy
 from controller.families import FAMILIES, Family, Prefix, term
 from controller.flows import (
-    FRAG_LATER,
+    FRAG_ANY,
     PROTO_TCP,
     PROTO_UDP,
     SYN_WITHOUT_ACK,
@@ -57,8 +57,9 @@ def policy_table(intent: Intent, inventory: Inventory) -> Iterator[FlowEntry]:
     generation = intent.generations.get("inventory", 0)
     base = make_cookie(Kind.BASE, 0, generation)
     for family in FAMILIES:
-        later = match(eth_type=family.eth_type, ip_frag=(FRAG_LATER, FRAG_LATER))
-        yield FlowEntry(TABLE_POLICY, 400, later, (), base)
+        # Open vSwitch shows no ports of any fragment (ovs-ofctl(8), "frags"), so a first one passes no other entry.
+        fragment = match(eth_type=family.eth_type, ip_frag=(FRAG_ANY, FRAG_ANY))
+        yield FlowEntry(TABLE_POLICY, 400, fragment, (), base)
     yield FlowEntry(TABLE_POLICY, 0, match(), (), base)
     for border in inventory.borders.values():
         denied = match(reg0=(BORDER_BIT | border.number, WHATEVER))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """How stations are reached in the Open vSwitch pipeline: groups and table 32 (``docs/fabric.md``, "Two walks").
 
-Walk 1 goes to the nearest home of a station, its source MAC is the fabric's.  Where the port there is down, or no way
-is left, walk 2 goes to one certain home: its source MAC is that home's mark.  There is no third walk.
+Walk 1 goes to the nearest home of a station, its source MAC is the fabric's.  Where the port there is down, or no
+trunk is left, walk 2 begins: to one certain home, or along the detour of one switch around its only trunk.  Its source
+MAC is a mark that says which.  There is no third walk.
 """
 
 from __future__ import annotations
@@ -38,20 +39,41 @@ TABLE_TO_STATION = 32
 
 def group_ids(names: Iterable[str]) -> Mapping[str, int]:
     """Give each name a group id that stays when other names come and go, unless their hashes collide."""
-    ids: dict[str, int] = {}
+    return {name: OUR_TAG << 24 | number for name, number in _hashed(names, 24).items()}
+
+
+def _hashed(names: Iterable[str], bits: int) -> Mapping[str, int]:
+    numbers: dict[str, int] = {}
     used: set[int] = set()
+    full = (1 << bits) - 1
     for name in sorted(names):
-        number = zlib.crc32(name.encode()) & 0xFFFFFF
+        number = zlib.crc32(name.encode()) & full
         while number in used:
-            number = (number + 1) & 0xFFFFFF
+            number = (number + 1) & full
         used.add(number)
-        ids[name] = OUR_TAG << 24 | number
-    return ids
+        numbers[name] = number
+    return numbers
+
+
+MARK_BIT = 1 << 23  # of a MAC address: differs between the fabric's and the marks of walk 2
+_MARKS = 0xFFFFFF << 24 | MARK_BIT  # mask of what all marks have in common
+_DETOUR = 1 << 16
+
+
+def marks(fabric_mac: int) -> tuple[int, int]:
+    """Return value and mask that all source MACs of walk 2 have in common, and the fabric's MAC has not."""
+    return (fabric_mac ^ MARK_BIT) & _MARKS, _MARKS
 
 
 def mark(fabric_mac: int, home: int) -> int:
     """Return the source MAC of walk 2 towards a station's home with this number, from 0."""
-    return fabric_mac & ~0xFF | (fabric_mac + 1 + home) & 0xFF
+    return marks(fabric_mac)[0] | home + 1
+
+
+def detour_marks(fabric_mac: int, switches: Iterable[str]) -> Mapping[str, int]:
+    """Return the source MAC of walk 2 along the detours of each switch; few change when switches come and go."""
+    numbers = _hashed(switches, 16)
+    return {name: marks(fabric_mac)[0] | _DETOUR | number for name, number in numbers.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +126,8 @@ class Reach:
     """How one destination is reached from one switch.
 
     ``first`` are the trunks of walk 1; ``second`` those of walk 2 to each home; ``home`` is the number of this switch
-    among the homes, None where it is none.
+    among the homes, None where it is none.  ``detours`` are those that pass here: the mark and the trunk where they go
+    on, None where they end; ``own`` is the mark of this switch's own.
     """
 
     destination: Destination
@@ -113,6 +136,8 @@ class Reach:
     home: int | None
     first: tuple[int, ...]
     second: tuple[tuple[int, ...], ...]
+    detours: tuple[tuple[int, int | None], ...]
+    own: int
     mac: int
     transit_vlan: int
 
@@ -129,9 +154,14 @@ class Reach:
         buckets += [Bucket(trunk, self._into(trunk)) for trunk in self.first]
         used = set(self.first)
         for home, trunks in enumerate(self.second):
-            marked = SetField("eth_src", mark(self.mac, home))
-            buckets += [Bucket(trunk, (marked, *self._into(trunk))) for trunk in trunks if trunk not in used]
+            to_home = SetField("eth_src", mark(self.mac, home))
+            buckets += [Bucket(trunk, (to_home, *self._into(trunk))) for trunk in trunks if trunk not in used]
             used.update(trunks)
+        buckets += [
+            Bucket(trunk, (SetField("eth_src", marked), *self._into(trunk)))
+            for marked, trunk in self.detours
+            if marked == self.own and trunk is not None
+        ]
         yield GroupEntry(self.ids.first, tuple(buckets))
         for home, trunks in enumerate(self.second):
             if trunks and self._marked(home):
@@ -145,16 +175,24 @@ class Reach:
         cookie = make_cookie(self.destination.kind, crc_owner(station.name), generation)
         to_group = (ClearInPort(), ToGroup(self.ids.first))
         yield FlowEntry(TABLE_TO_STATION, 50, match(reg5=self.ids.first), to_group, cookie)
-        for home, trunks in enumerate(self.second):
+        for home in range(len(self.second)):
             if not self._marked(home):
                 continue
-            what = match(reg5=self.ids.first, eth_src=mark(self.mac, home))
-            actions: tuple[Action, ...] = ()
             if home == self.home and self.port is not None:
-                actions = (SetField("eth_src", self.mac), *self._to_port(self.port))
-            elif trunks:
-                actions = (ToGroup(self.ids.second[home]),)
-            yield FlowEntry(TABLE_TO_STATION, 100, what, actions, cookie)
+                yield self._marked_entry(mark(self.mac, home), cookie, self._arrive(self.port))
+            else:
+                yield self._marked_entry(mark(self.mac, home), cookie, (ToGroup(self.ids.second[home]),))
+        for marked, trunk in self.detours:
+            if trunk is not None and marked != self.own:
+                yield self._marked_entry(marked, cookie, self._into(trunk))
+            elif trunk is None and self.port is not None:
+                yield self._marked_entry(marked, cookie, self._arrive(self.port))
+
+    def _marked_entry(self, marked: int, cookie: int, actions: tuple[Action, ...]) -> FlowEntry:
+        return FlowEntry(TABLE_TO_STATION, 100, match(reg5=self.ids.first, eth_src=marked), actions, cookie)
+
+    def _arrive(self, port: int) -> tuple[Action, ...]:
+        return (SetField("eth_src", self.mac), *self._to_port(port))
 
     def _marked(self, home: int) -> bool:
         """Tell whether a frame of walk 2 to a home can come here: only where the station has another one."""
@@ -181,20 +219,20 @@ def reaches(
     inventory: Inventory, topology: Topology, switch: str, found: Iterable[Destination], ids: Mapping[str, Ids]
 ) -> Mapping[str, Reach]:
     """Return the reach of every destination from a switch, by the destination's key."""
+    detour_mark = detour_marks(inventory.mac, inventory.switches)
     result = {}
     for one in found:
         station = one.station
-        homes = topology.homes(station)
+        detours = topology.detours(station.homes).get(switch, ())
         result[one.key] = Reach(
             destination=one,
             ids=ids[one.key],
             port=station.port_on(switch),
             home=station.homes.index(switch) if switch in station.homes else None,
-            first=() if switch in homes else topology.nearer(switch, homes),
-            second=tuple(
-                () if home == switch or home not in homes else topology.nearer(switch, (home,))
-                for home in station.homes
-            ),
+            first=topology.nearer(switch, station.homes),
+            second=tuple(topology.nearer(switch, (home,)) for home in station.homes),
+            detours=tuple((detour_mark[origin], trunk) for origin, trunk in detours),
+            own=detour_mark[switch],
             mac=inventory.mac,
             transit_vlan=inventory.transit_vlan,
         )

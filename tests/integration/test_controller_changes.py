@@ -32,9 +32,7 @@ async def test_a_thousand_changes_lose_and_leak_nothing(controller: Controller, 
     assert (verdict.lost, verdict.leaked) == ({}, {})
 
 
-async def test_deleting_first_is_found(
-    controller: Controller, nodes: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_deleting_first_is_found(controller: Controller, nodes: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switches, "rounds", delete_first)
     verdict = await run(controller, PLANTED, seed=1)
     assert verdict.lost

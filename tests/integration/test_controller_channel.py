@@ -28,6 +28,7 @@ class TinySwitch:
     def __init__(self, datapath_id: int) -> None:
         self.datapath_id = datapath_id
         self.mute: set[int] = set()
+        self.statistics = b""  # the body of an answer to a multipart request
         self.seen: list[int] = []
 
     async def connect(self, pki: Pki, port: int, name: str = "sw1") -> None:
@@ -56,7 +57,7 @@ class TinySwitch:
         elif kind == ECHO_REQUEST:
             self.send(ECHO_REPLY, xid, body)
         elif kind == MULTIPART_REQUEST:
-            self.send(MULTIPART_REPLY, xid, body[:2] + struct.pack("!H4x", 0))
+            self.send(MULTIPART_REPLY, xid, body[:2] + struct.pack("!H4x", 0) + self.statistics)
         elif kind == BARRIER_REQUEST:
             self.send(BARRIER_REPLY, xid)
 
@@ -184,6 +185,23 @@ async def test_a_malformed_message_ends_at_most_its_own_connection(gate: Gate) -
     assert (await channel.read_flows()).entries == ()
     await good.leave()
     await bad.leave()
+
+
+async def test_a_malformed_answer_is_refused_at_once_and_with_its_place(gate: Gate) -> None:
+    switch = TinySwitch(7)
+    channel = await gate.accept(switch)
+    switch.statistics = struct.pack("!HB", 0, 1) + bytes(61)
+    for reading, what in (
+        (channel.read_flows, "flow statistics"),
+        (channel.read_groups, "group description"),
+        (channel.read_meters, "meter configuration"),
+    ):
+        async with asyncio.timeout(5):
+            with pytest.raises(ChannelError, match=f"malformed answer: {what} at octet 0 of 64 has the length 0"):
+                await reading()
+    switch.statistics = b""
+    assert (await channel.read_flows()).entries == (), "the connection goes on"
+    await switch.leave()
 
 
 async def test_only_switches_of_our_cluster_come_in(gate: Gate, tmp_path: Path) -> None:

@@ -216,9 +216,7 @@ async def test_the_switch_understands_every_field_and_action(channel: OpenFlowCh
     )
 
 
-async def test_the_switch_answers_what_was_written(
-    channel: OpenFlowChannel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_switch_answers_what_was_written(channel: OpenFlowChannel, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies: list[bytes] = []
     plain = replies.flows
 

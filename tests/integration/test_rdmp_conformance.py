@@ -52,9 +52,7 @@ async def test_over_tls(cluster: Cluster, tmp_path: Path, role: str) -> None:
         assert (await conformance(f"tls:127.0.0.1:{port}", "--pki", str(tmp_path), "--role", role))["failed"] == {}
 
 
-async def test_the_suite_finds_what_is_wrong(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_suite_finds_what_is_wrong(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Decoder, "_check_header", lambda *_: None)
     monkeypatch.setattr(Hub, "_refusal", lambda *_: None)
     monkeypatch.setattr(Session, "_beat", lambda self, heartbeat, number: self.close("impatient"))

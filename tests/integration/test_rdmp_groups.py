@@ -100,9 +100,7 @@ async def test_attempts_and_time_are_bounded(cluster: Cluster) -> None:
         assert caught.value.code == "undelivered" and str(caught.value).count("; h1: ") == 1
 
 
-async def test_each_attempt_is_told_the_time_that_remains(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_attempt_is_told_the_time_that_remains(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     deadlines: list[float] = []
     send = Session.send
 

@@ -38,18 +38,14 @@ async def all_that_there_is(cluster: Cluster, port: int) -> None:
 HUBS: list[rdmp.hub.Hub] = []
 
 
-async def test_peers_one_version_back_work_with_a_newer_hub(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_peers_one_version_back_work_with_a_newer_hub(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rdmp.hub, "PROTOCOL_VERSION", 2)
     async with cluster.hub() as (hub, port):
         HUBS.append(hub)
         await all_that_there_is(cluster, port)
 
 
-async def test_newer_peers_work_with_a_hub_one_version_back(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_newer_peers_work_with_a_hub_one_version_back(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rdmp.dialler, "PROTOCOL_VERSION", 2)
     async with cluster.hub() as (hub, port):
         HUBS.append(hub)

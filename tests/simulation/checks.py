@@ -54,9 +54,7 @@ class Checks:
         if record.state == "committed" and not self.excused(tx):
             for name in record.participants:
                 party = self.world.parties[name]
-                require(
-                    party.disk.bound(tx), f"{tx} is committed, but {name}'s journal says {party.phase(tx).value}"
-                )
+                require(party.disk.bound(tx), f"{tx} is committed, but {name}'s journal says {party.phase(tx).value}")
 
     def may_send(self, leader: Orchestrator, message: Message) -> None:
         """An orchestrator sends only what its log holds."""
@@ -208,4 +206,3 @@ class Checks:
         if not self.world.store.set_back and CONTROLLER not in self.lost:
             twice = [key for key, count in self.world.switch.made.items() if count > 1]
             require(not twice, f"the switch was given {twice} more than once")
-

@@ -48,9 +48,7 @@ def counted(hits: Counter[str]) -> Iterator[None]:
     """Count the moves that both cores make meanwhile."""
 
     def table(role: str) -> Mapping[Any, Mapping[Any, Any]]:
-        return {
-            phase: _Counted(moves, hits, f"{role} {phase.value}") for phase, moves in TABLES[role].items()
-        }
+        return {phase: _Counted(moves, hits, f"{role} {phase.value}") for phase, moves in TABLES[role].items()}
 
     coordinator.TRANSITIONS = table("coordinator")
     participant_core.TRANSITIONS = table("participant")  # type: ignore[attr-defined]

@@ -34,7 +34,7 @@ def test_each_program_leaves_the_others_part_alone(tmp_path: Path, monkeypatch: 
     target.write_text("# Benchmarks\n\nfirst\n", encoding="utf-8")
     report.write({"growth": []})
     report.write({"growth": []})
-    part = f"{report.BEGIN}\nmeasured\n{report.END}\n"
+    part = "<!-- rdmp:begin -->\nmeasured\n<!-- rdmp:end -->\n"
     assert target.read_text(encoding="utf-8") == f"# Benchmarks\n\nfirst\n\n{part}"
     document = bench.put(target.read_text(encoding="utf-8"), "second\n")
     assert bench.put(document, "third\n") == document.replace("second", "third")

@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from tests.bench.fabric.support import Json, Rig, Sizes, folder, rig, until
+from tests.bench.fabric.support import Fabric, Json, Probe, Sizes, fabric, folder, probing, until
 from tests.bench.rdmp.support import spread
 
 PAUSE = 0.0005
@@ -25,15 +25,15 @@ def measure(sizes: Sizes) -> Json:
 async def _with(nodes: int, repeats: int) -> Json:
     found: dict[str, list[float]] = {}
     with folder() as where:
-        async with rig(where, nodes, PAUSE) as made:
+        async with fabric(where, nodes) as made, probing(made, PAUSE) as probe:
             for _ in range(repeats):
-                for name, seconds in (await _once(made)).items():
+                for name, seconds in (await _once(made, probe)).items():
                     found.setdefault(name, []).append(seconds)
             entries = made.controller.participant.switches.report()[SWITCH]["entries"]
     return {"nodes": nodes, "entries": entries, **{name: spread(values) for name, values in found.items()}}
 
 
-async def _once(made: Rig) -> dict[str, float]:
+async def _once(made: Fabric, probe: Probe) -> dict[str, float]:
     """Kill ovs-vswitchd and start it again."""
     switch, controller = made.lab.switches[SWITCH], made.controller
     controller.events.clear()
@@ -44,7 +44,7 @@ async def _once(made: Rig) -> dict[str, float]:
     await until(lambda: [one for one in controller.topics("switch.lost") if one["switch"] == SWITCH], "switch.lost")
     # Some packets are still on their way.
     await asyncio.sleep(0.05)
-    await asyncio.to_thread(made.probe.ask, "forget")
+    await probe.forget()
     begun = time.monotonic_ns()
     started = asyncio.create_task(asyncio.to_thread(switch.start_vswitchd))
     await until(lambda: controller.topics("switch.connected"), "switch.connected")
@@ -53,7 +53,7 @@ async def _once(made: Rig) -> dict[str, float]:
     await until(lambda: _verified(made) not in (None, before), "verified")
     verified = time.monotonic_ns()
     await started
-    first = await made.first_arrival(begun)
+    first = await probe.first_arrival(begun)
     return {
         "start_to_connected": (connected - begun) / 1e9,
         "start_to_forwarding": (first - begun) / 1e9,
@@ -62,6 +62,6 @@ async def _once(made: Rig) -> dict[str, float]:
     }
 
 
-def _verified(made: Rig) -> datetime | None:
+def _verified(made: Fabric) -> datetime | None:
     connection = made.controller.participant.switches.connection(SWITCH)
     return None if connection is None else connection.last_verified

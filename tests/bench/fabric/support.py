@@ -15,7 +15,7 @@ from typing import Any
 from controller.openflow.channel import OpenFlowChannel
 from controller.openflow.terminator import Terminator
 from tests.bench.fabric import intents
-from tests.bench.rdmp.support import BenchError, Child, children
+from tests.bench.rdmp.support import BenchError, Child
 from tests.integration.controller_harness import Controller
 from tests.integration.controller_support import PREFIX, Lab, OpenVSwitch, Pki
 
@@ -112,49 +112,85 @@ async def connected(switch: OpenVSwitch, pki: Pki) -> AsyncIterator[OpenFlowChan
 
 
 @dataclass
-class Rig:
-    """A controller over the two switches of a lab, whose intent has two real nodes: one asks the other."""
+class Fabric:
+    """A controller over the two switches of a lab, whose intent has two real nodes: one may ask the other."""
 
     lab: Lab
     controller: Controller
-    probe: Child
     documents: Json
 
     @property
-    def asked(self) -> str:
-        """The key of the node that is asked."""
-        return f"binding/{intents.node_name('app', 0)}"
+    def asking(self) -> Json:
+        """The binding of the node that asks."""
+        return dict(self.documents[f"binding/{intents.node_name('lb', 0)}"])
 
-    async def first_arrival(self, after: int, within: float = CONNECT_SECONDS) -> int:
-        """Return when the first datagram arrived that was sent after a time; both in monotonic nanoseconds."""
-        answer = await asyncio.to_thread(self.probe.ask, "first", within + 5, after=after, seconds=within)
-        if answer["arrived"] is None:
-            raise BenchError(f"no datagram of the probe arrived within {within:g} s")
-        return int(answer["arrived"])
+    @property
+    def asked(self) -> Json:
+        """The binding of the node that is asked."""
+        return dict(self.documents[f"binding/{intents.node_name('app', 0)}"])
 
 
 @contextlib.asynccontextmanager
-async def rig(where: Path, nodes: int, pause: float) -> AsyncIterator[Rig]:
-    """A fabric of ``nodes`` nodes at work, with a probe that sends a datagram each ``pause`` seconds."""
-    documents = intents.lab_documents(nodes)
-    asking, asked = (documents[f"binding/{intents.node_name(tier, 0)}"] for tier in ("lb", "app"))
-    with lab(where) as made, children() as started:
-        for one in (asking, asked):
-            await asyncio.to_thread(made.add_node, one["node"], one["host"], one["address"])
+async def fabric(where: Path, nodes: int) -> AsyncIterator[Fabric]:
+    """A fabric of ``nodes`` nodes at work."""
+    with lab(where) as made:
         controller = Controller(made, Pki(where / "pki"))
+        found = Fabric(made, controller, intents.lab_documents(nodes))
+        for one in (found.asking, found.asked):
+            await asyncio.to_thread(made.add_node, one["node"], one["host"], one["address"])
         await controller.start()
         try:
             await controller.attach()
-            await controller.carry_out(documents)
-            places = {end: f"/run/netns/{PREFIX}{one['node']}" for end, one in (("from", asking), ("to", asked))}
-            settings = {**places, "target": asked["address"], "port": intents.PROBE_PORT, "pause": pause}
-            started.append(Child("probe", settings, package="tests.bench.fabric"))
-            await asyncio.to_thread(started[0].answer)
-            found = Rig(made, controller, started[0], documents)
-            await found.first_arrival(0)
+            await controller.carry_out(found.documents)
             yield found
         finally:
             await controller.stop()
+
+
+class Probe:
+    """Datagrams from the node that asks to the one that is asked, one each ``pause`` seconds."""
+
+    def __init__(self, made: Fabric, pause: float) -> None:
+        ends = (("from", made.asking), ("to", made.asked))
+        places = {end: f"/run/netns/{PREFIX}{one['node']}" for end, one in ends}
+        settings = {**places, "target": made.asked["address"], "port": intents.PROBE_PORT, "pause": pause}
+        self._child = Child("probe", settings, package="tests.bench.fabric")
+
+    async def ready(self) -> None:
+        """Wait until the first datagram arrived."""
+        await asyncio.to_thread(self._child.answer)
+        await self.first_arrival(0)
+
+    async def arrival(self, after: int, within: float) -> int | None:
+        """Return when the first datagram arrived that was sent after a time; both in monotonic nanoseconds."""
+        answer = await asyncio.to_thread(self._child.ask, "first", within + 5, after=after, seconds=within)
+        return None if answer["arrived"] is None else int(answer["arrived"])
+
+    async def first_arrival(self, after: int) -> int:
+        """The same; raises BenchError if none arrives for long."""
+        arrived = await self.arrival(after, CONNECT_SECONDS)
+        if arrived is None:
+            raise BenchError(f"no datagram of the probe arrived within {CONNECT_SECONDS:g} s")
+        return arrived
+
+    async def forget(self) -> None:
+        """Drop what arrived so far."""
+        await asyncio.to_thread(self._child.ask, "forget")
+
+    def stop(self) -> None:
+        """End its process."""
+        self._child.stop()
+
+
+@contextlib.asynccontextmanager
+async def probing(made: Fabric, pause: float) -> AsyncIterator[Probe]:
+    """A probe at work."""
+    probe = Probe(made, pause)
+    try:
+        await probe.ready()
+        yield probe
+    finally:
+        probe.stop()
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = CONNECT_SECONDS) -> Any:

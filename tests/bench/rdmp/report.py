@@ -5,36 +5,25 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from tests.bench import document
+from tests.bench.document import row, write_part
 from tests.bench.rdmp import tried
 from tests.bench.rdmp.plot import growth
 from tests.bench.rdmp.support import ROOT, Json
 
 TARGET = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "images" / "rdmp-growth.svg"
-BEGIN, END = "<!-- rdmp:begin -->", "<!-- rdmp:end -->"
+NAME = "rdmp"
 
 
 def write(result: Json) -> None:
-    """Put the text between the markers (at the end of the document where there are none), and write the plot."""
-    old = TARGET.read_text(encoding="utf-8") if TARGET.exists() else "# Benchmarks\n"
-    part = f"{BEGIN}\n{text(result)}{END}\n"
-    if BEGIN in old and END in old:
-        before, rest = old.split(BEGIN, 1)
-        after = rest.split(END, 1)[1].removeprefix("\n")
-        new = before + part + after
-    else:
-        new = old.rstrip("\n") + "\n\n" + part
-    _replace(TARGET, new)
+    """Put the text between its markers, and write the plot."""
+    write_part(TARGET, NAME, text(result))
     if result["growth"]:
-        _replace(PLOT, growth(curves(result["growth"]), "RDMP as the fleet grows (two cores for everybody)", "agents"))
-
-
-def _replace(path: Path, new: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(new, encoding="utf-8")
+        title = "RDMP as the fleet grows (two cores for everybody)"
+        document.write(PLOT, growth(curves(result["growth"]), title, "agents"))
 
 
 def curves(fleets: list[Json]) -> dict[str, list[tuple[float, float]]]:
@@ -88,12 +77,12 @@ def _head(result: Json) -> Iterator[str]:
 
 def _transactions(result: Json) -> Iterator[str]:
     own = result["transactions"]
-    row, paused = own["fsync"]["in_a_row"], own["fsync"]["paused"]
+    straight, paused = own["fsync"]["in_a_row"], own["fsync"]["paused"]
     yield "Operations in a second with the best of the measured numbers of open operations; one at a time when idle."
     yield from textwrap.wrap(
-        f"The disk's own `fdatasync` of 4 KiB: p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms in a row; with a pause "
-        f"of 20 ms before each, as when idle, p50 {paused['p50_ms']} ms, p99 {paused['p99_ms']} ms. An idle RDMP "
-        "transaction waits for six of them one after another.",
+        f"The disk's own `fdatasync` of 4 KiB: p50 {straight['p50_ms']} ms, p99 {straight['p99_ms']} ms in a row; with "
+        f"a pause of 20 ms before each, as when idle, p50 {paused['p50_ms']} ms, p99 {paused['p99_ms']} ms. An idle "
+        "RDMP transaction waits for six of them one after another.",
         118,
     )
     yield ""
@@ -101,17 +90,17 @@ def _transactions(result: Json) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     best = max(own["saturated"], key=lambda one: float(one["per_second"]))
     cpu = f"{best['cpu_us']} (orchestrator {best['cpu_us_orchestrator']})"
-    yield _row(
+    yield row(
         f"**RDMP transaction, {own['participants']} participants**", best["per_second"], best["open"], best["p50_ms"],
         own["idle"]["p50_ms"], own["idle"]["p99_ms"], cpu, best["fsyncs"],
     )  # fmt: skip
     for peer in result["peers"]:
         if "error" in peer:
-            yield _row(peer["name"], f"not measured: {peer['error']}", "", "", "", "", "", "")
+            yield row(peer["name"], f"not measured: {peer['error']}", "", "", "", "", "", "")
             continue
         best = max(peer["saturated"], key=lambda one: float(one["per_second"]))
         cpu = f"{best['cpu_us_server'] + best['cpu_us_client']} (server {best['cpu_us_server']})"
-        yield _row(
+        yield row(
             peer["name"], best["per_second"], best["open"], best["p50_ms"], peer["idle"]["p50_ms"],
             peer["idle"]["p99_ms"], cpu, best["disk_flushes"],
         )  # fmt: skip
@@ -130,7 +119,7 @@ def _transactions(result: Json) -> Iterator[str]:
     yield "| RDMP, open | per second | p50, ms | p99, ms | CPU us each | syncs each |"
     yield "|---|---|---|---|---|---|"
     for one in own["saturated"]:
-        yield _row(one["open"], one["per_second"], one["p50_ms"], one["p99_ms"], one["cpu_us"], one["fsyncs"])
+        yield row(one["open"], one["per_second"], one["p50_ms"], one["p99_ms"], one["cpu_us"], one["fsyncs"])
 
 
 def _calls(rows: list[Json]) -> Iterator[str]:
@@ -138,13 +127,13 @@ def _calls(rows: list[Json]) -> Iterator[str]:
     yield ""
     yield "| | clients | per second | p50, ms | p99, ms | CPU us, caller | CPU us, callee |"
     yield "|---|---|---|---|---|---|---|"
-    for row in rows:
-        if "error" in row:
-            yield _row(row["name"], f"not measured: {row['error']}", "", "", "", "", "")
+    for caller in rows:
+        if "error" in caller:
+            yield row(caller["name"], f"not measured: {caller['error']}", "", "", "", "", "")
             continue
-        for count, one in row["clients"].items():
-            yield _row(
-                row["name"], count, one["per_second"], one["p50_ms"], one["p99_ms"], one["cpu_us_client"],
+        for count, one in caller["clients"].items():
+            yield row(
+                caller["name"], count, one["per_second"], one["p50_ms"], one["p99_ms"], one["cpu_us_client"],
                 one["cpu_us_callee"],
             )  # fmt: skip
     yield ""
@@ -165,7 +154,7 @@ def _fleets(fleets: list[Json]) -> Iterator[str]:
     for one in fleets:
         idle, fan = one["idle"], one["fan_out"]
         cpu = f"{fan['cpu_us_per_participant']} (orchestrator {fan['cpu_us_per_participant_orchestrator']})"
-        yield _row(
+        yield row(
             f"{one['participants']:,}", _seconds(one["connect_s"]), idle["rss_mib"], idle["kib_per_agent"],
             idle["cpu_percent"], fan["votes_in"], fan["finished"], cpu, fan["loop_late_ms"],
         )  # fmt: skip
@@ -176,7 +165,7 @@ def _fleets(fleets: list[Json]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for one in fleets:
         storm = one["storm"]
-        yield _row(
+        yield row(
             f"{one['participants']:,}", _seconds(storm["all_back_s"]), storm["still_connected"], one["heartbeat_s"],
             storm["loop_late_ms"], storm["cpu_s_orchestrator"], storm["rss_mib"],
         )  # fmt: skip
@@ -198,7 +187,3 @@ def _tried() -> Iterator[str]:
 
 def _seconds(value: float | None) -> str:
     return "not all" if value is None else f"{value:.1f}"
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"

@@ -15,7 +15,8 @@ import pytest
 from controller import texts
 from controller.changes import FlowChange, GroupChange, difference
 from controller.compiler import capacity_refusals, compile_documents, preview, with_changes
-from controller.fabric import Document, IntentRefused
+from controller.evaluate import Fabric
+from controller.fabric import Document, IntentRefused, Port
 from controller.flows import FlowEntry, Kind, TableSet, make_cookie
 from tests.unit.controller import samples
 
@@ -45,7 +46,7 @@ PIN = "in_port=2,vlan_tci=0x0000/0x1fff,dl_src=02:00:ac:10:14:03,nw_src=172.16.2
 GROUP = "load:0->NXM_OF_IN_PORT[],group:224033877"
 FROM_TRUNK = "set_field:02:00:ac:10:14:03->eth_dst,set_field:0xd5a7c55->reg5,goto_table:32"
 TRANSIT = "push_vlan:0x8100,set_field:8096->vlan_vid"
-WALK_TO_SW1, WALK_TO_SW2 = "02:fa:00:00:00:02", "02:fa:00:00:00:03"
+WALK_TO_SW1, WALK_TO_SW2 = "02:fa:00:80:00:01", "02:fa:00:80:00:02"
 
 
 def test_an_admitted_node_is_pinned_and_delivered() -> None:
@@ -131,13 +132,13 @@ def count(documents: dict[str, Any], switch: str = "sw1") -> int:
 
 def test_the_counts_of_the_document_hold_for_the_inventory() -> None:
     """docs/fabric.md, "Entry counts"."""
-    assert count({"inventory": samples.inventory(border=False, hosts=0, switches=1)}) == 10
-    assert count({"inventory": samples.inventory(border=False, hosts=0)}) == 10 + 4
+    assert count({"inventory": samples.inventory(border=False, hosts=0, switches=1)}) == 11
+    assert count({"inventory": samples.inventory(border=False, hosts=0)}) == 11 + 4
     bare = {"inventory": samples.inventory(border=False, hosts=1)}
-    assert count(bare) == 10 + 4 + 3 + (1 + 2)
+    assert count(bare) == 11 + 4 + 3 + (1 + 2)
     single = copy.deepcopy(bare)
     del single["inventory"]["hosts"]["h1"]["attachments"][1]
-    assert (count(single), count(single, "sw2")) == (10 + 4 + 3 + 1, 10 + 4 + 1)
+    assert (count(single), count(single, "sw2")) == (11 + 4 + 3 + 1, 11 + 4 + 1)
     border = {"inventory": samples.inventory(hosts=1)}
     assert (count(border) - count(bare), count(border, "sw2") - count(bare, "sw2")) == (1 + 3 + 1 + 6, 1 + 3 + 1)
     both = copy.deepcopy(border)
@@ -227,17 +228,17 @@ def test_owners_have_names() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_numbers() -> None:
-    small = samples.shop() | {"inventory": samples.inventory(max_entries=89)}
+    small = samples.shop() | {"inventory": samples.inventory(max_entries=90)}
     refusals = capacity_refusals(samples.compiled(small), [])
     assert [refusal.subject for refusal in refusals] == ["switch sw1"], "sw2 has no border port and needs less"
     assert refusals[0].reason == (
-        "90 entries are needed, at most 89 fit (maxEntries); used by: policies 29, base 22, hosts 12, borders 9, "
+        "91 entries are needed, at most 90 fit (maxEntries); used by: policies 29, base 23, hosts 12, borders 9, "
         "nodes of shop/lb 6, nodes of shop/app 6, nodes of shop/db 3, networks 3"
     )
 
 
 def test_old_and_new_entries_are_counted_together() -> None:
-    documents = samples.shop() | {"inventory": samples.inventory(max_entries=91)}
+    documents = samples.shop() | {"inventory": samples.inventory(max_entries=92)}
     without = dict(documents)
     del without["binding/shop-db-1"]
     other = without | {"binding/shop-db-2": samples.binding("shop-db-2", "shop/db", "172.16.30.3", "h3")}
@@ -250,7 +251,7 @@ def test_a_preview_shows_what_changes_but_not_generations() -> None:
     old = samples.compiled(samples.shop(), seq=1)
     assert preview(old, samples.compiled(samples.shop(), seq=2))["sw1"]["entries"] == []
     report = preview(old, samples.compiled(samples.shop(app_2="draining"), seq=2))["sw1"]
-    assert (report["before"], report["after"], report["add"], report["remove"]) == (90, 91, 1, 0)
+    assert (report["before"], report["after"], report["add"], report["remove"]) == (91, 92, 1, 0)
     assert report["entries"] == [
         {
             "op": "+", "table": 30, "priority": 300, "match": "tcp,nw_dst=172.16.20.3,tcp_flags=+syn-ack",
@@ -367,3 +368,51 @@ def test_a_document_keeps_its_sequence_number_unless_it_changes() -> None:
     new = with_changes(old, {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}}, 7)
     assert {key: document.seq for key, document in new.items()} == {"a": 1, "b": 7, "c": 7}
     assert with_changes(new, {"a": None, "z": None}, 8).keys() == {"b", "c"}
+
+
+def ring(switches: int) -> dict[str, Any]:
+    """The shop on a ring of switches; hosts and border have one port each, on the first switches."""
+    documents = samples.shop()
+    documents["inventory"] = inventory = samples.inventory(switches=switches)
+    ends = {"a": {"switch": "sw1", "port": 150}, "b": {"switch": f"sw{switches}", "port": 150}}
+    inventory["fabric"]["links"].append(ends)
+    for number, host in enumerate(inventory["hosts"].values(), start=1):
+        host["attachments"] = [{"nic": "eth0", "switch": f"sw{number}", "port": number}]
+    return documents
+
+
+def test_a_switch_whose_ways_share_one_trunk_has_a_detour_around_it() -> None:
+    """On a ring of four: sw2 reaches host h1 through sw1 only, and else through sw3, sw4 and sw1."""
+    compilation = samples.compiled(ring(4))
+    group, detour = 223555055, "02:fa:00:81:"
+    buckets = texts.group_text(compilation.tables["sw2"].groups[group]).split("bucket=")[1:]
+    assert [bucket.split(",")[0] for bucket in buckets] == ["watch_port:101", "watch_port:102"]
+    mark = buckets[1].split("set_field:")[1].split("->")[0]
+    assert mark.startswith(detour) and buckets[1].endswith("output:102")
+    along = {
+        switch: [line for line in lines(compilation.tables[switch], "host/h1", compilation) if mark in line]
+        for switch in compilation.tables
+    }
+    into = f"table=32,priority=100 reg5=0xd532def,dl_src={mark} "
+    assert along == {
+        "sw1": [f"{into}set_field:02:fa:00:00:00:01->eth_src,output:1"],
+        "sw2": [],
+        "sw3": [f"{into}{TRANSIT},output:103"],
+        "sw4": [f"{into}{TRANSIT},output:150"],
+    }
+
+
+def test_two_switches_in_maintenance_on_one_way_make_no_loop() -> None:
+    """Every switch has to count the same way: one in maintenance too."""
+    documents = samples.shop()
+    documents["inventory"] = inventory = samples.inventory(switches=6)
+    for switch in ("sw1", "sw3"):
+        inventory["fabric"]["switches"][switch]["maintenance"] = True
+    ports = [{"nic": "eth0", "switch": "sw1", "port": 2}, {"nic": "eth1", "switch": "sw6", "port": 2}]
+    inventory["hosts"]["h2"]["attachments"] = ports
+    inventory["hosts"]["h1"]["attachments"] = [{"nic": "eth0", "switch": "sw2", "port": 1}]
+    compilation = samples.compiled(documents)
+    assert compilation.intent.inventory is not None
+    fabric = Fabric.of(compilation.tables, compilation.intent.inventory)
+    sent = samples.packet(compilation.intent, "shop-lb-1", "shop-app-2", **samples.syn(40000, 8080))
+    assert [one.port for one in fabric.trace(sent, Port("sw2", 1)).deliveries] == [Port("sw1", 2)]

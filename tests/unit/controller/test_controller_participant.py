@@ -221,15 +221,15 @@ async def test_prepare_waits_a_moment_for_a_switch_that_is_away() -> None:
 
 
 async def test_open_transactions_reserve_room(rig: Rig) -> None:
-    documents = samples.shop() | {"inventory": samples.inventory(max_entries=92)}
-    await rig.carry_out(documents)  # 90 entries on sw1
+    documents = samples.shop() | {"inventory": samples.inventory(max_entries=93)}
+    await rig.carry_out(documents)  # 91 entries on sw1
     drain = {"binding/shop-app-2": {**documents["binding/shop-app-2"], "phase": "draining"}}
     first = rig.transaction(None, withdraw=drain)
     await rig.participant.prepare(first)
     again = {"binding/shop-lb-2": {**documents["binding/shop-lb-2"], "phase": "draining"}}
     await rig.participant.prepare(rig.transaction(None, withdraw=again))
     third = {"binding/shop-lb-1": {**documents["binding/shop-lb-1"], "phase": "draining"}}
-    with pytest.raises(Refused, match="93 entries are needed, at most 92 fit"):
+    with pytest.raises(Refused, match="94 entries are needed, at most 93 fit"):
         await rig.participant.prepare(rig.transaction(None, withdraw=third))
     await rig.participant.abort(first)
     await rig.participant.prepare(rig.transaction(None, withdraw=third))
@@ -388,7 +388,7 @@ async def test_questions_are_answered_and_wrong_ones_refused(rig: Rig) -> None:
     flows = await ask("flows", {"switch": "sw1", "owner": "binding/shop-lb-1"})
     assert [entry["table"] for entry in flows["entries"]] == [0, 30, 31]
     assert flows["entries"][0]["packets"] == 3 and flows["entries"][0]["cookie"].startswith("0x0d01ac100a02")
-    assert len((await ask("flows", {"switch": "sw1"}))["entries"]) == 90
+    assert len((await ask("flows", {"switch": "sw1"}))["entries"]) == 91
     answer = await ask("compile", {"changes": {"binding/shop-app-3": ADMITTED}})
     assert answer["switches"]["sw1"]["add"] == 3 and answer["refusals"] == []
     answer = await ask("compile", {"changes": {"binding/shop-app-3": {**ADMITTED, "host": "h9"}}})

@@ -202,9 +202,10 @@ def test_what_a_probe_found_counts_more_than_the_profile() -> None:
     assert "sw1, sw2 are not known" in refusal(chain(1, 1), state)["$.networks.a.resources"]
     one_of_two = inventory(1)
     one_of_two["fabric"]["switches"]["sw2"]["reflects"] = "no"
-    assert "sw2 is not known" in refusal(chain(1, 1), snapshot({"inventory": one_of_two}, hosts=1))[
-        "$.networks.a.resources"
-    ]
+    assert (
+        "sw2 is not known"
+        in refusal(chain(1, 1), snapshot({"inventory": one_of_two}, hosts=1))["$.networks.a.resources"]
+    )
 
 
 def test_peers_have_a_host_each_and_a_refusal_tells_how_many_are_there() -> None:

@@ -23,9 +23,7 @@ class GuardOnlyStore(SqliteStore):
 
     dead = False
 
-    async def commit(
-        self, guard: Set | None, then: Sequence[Set | Append] = (), *, durable: bool = True
-    ) -> Written:
+    async def commit(self, guard: Set | None, then: Sequence[Set | Append] = (), *, durable: bool = True) -> Written:
         if guard is not None and then and self.dead:
             await super().commit(guard, (), durable=durable)
             raise OSError("power cut")
