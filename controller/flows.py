@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 #: Width in bits of each field that our pipelines use, in the order in which a match is written.
@@ -71,11 +71,19 @@ def full_mask(name: str) -> int:
     return (1 << FIELDS[name]) - 1
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, order=True, eq=True)
 class Match:
     """What a packet must look like; build it with ``match``."""
 
     terms: tuple[Term, ...] = ()
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Matches are keys of large tables, looked up far more often than they are made.
+        object.__setattr__(self, "_hash", hash(self.terms))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def get(self, name: str) -> tuple[int, int] | None:
         """Return value and mask of a field, None where it is not compared."""
@@ -278,18 +286,17 @@ def is_our_meter(meter: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FlowEntry:
-    """One flow entry; no actions means drop."""
+    """One flow entry; no actions means drop.  ``key`` is what makes it unique in its switch."""
 
     table: int
     priority: int
     match: Match
     actions: tuple[Action, ...]
     cookie: int
+    key: EntryKey = field(init=False, compare=False, repr=False)
 
-    @property
-    def key(self) -> EntryKey:
-        """What makes the entry unique in its switch."""
-        return (self.table, self.priority, self.match)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.table, self.priority, self.match))
 
     @property
     def owner(self) -> int:
@@ -332,10 +339,22 @@ class TableSet:
 
     @classmethod
     def of(
-        cls, entries: Iterable[FlowEntry], groups: Iterable[GroupEntry] = (), meters: Iterable[MeterEntry] = ()
+        cls,
+        entries: Iterable[FlowEntry],
+        groups: Iterable[GroupEntry] = (),
+        meters: Iterable[MeterEntry] = (),
+        standing: Sequence[Mapping[EntryKey, FlowEntry]] = (),
     ) -> TableSet:
-        """Collect entries; raises ValueError if two have the same table, priority and match, or two groups one id."""
+        """Collect entries; raises ValueError if two have the same table, priority and match, or two groups one id.
+
+        ``standing`` are entries that were collected before.
+        """
         by_key: dict[EntryKey, FlowEntry] = {}
+        for collected in standing:
+            expected = len(by_key) + len(collected)
+            by_key |= collected
+            if len(by_key) != expected:
+                raise ValueError(f"{expected - len(by_key)} entries with the same table, priority and match as others")
         for entry in entries:
             if entry.key in by_key:
                 raise ValueError(f"two entries with the same table, priority and match: {by_key[entry.key]}, {entry}")

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from controller.fabric import Binding, Intent, Inventory, Port, Refusal
+from controller.fabric import Binding, Intent, Inventory, Port, Refusal, ServiceAddress
 from controller.flows import (
     ETH_LLDP,
     OUR_TAG,
     VLAN_PRESENT,
     Action,
+    EntryKey,
     FlowEntry,
     Goto,
     GroupEntry,
@@ -41,8 +44,6 @@ from controller.profiles.openvswitch_reach import (
     TABLE_DELIVER,
     TABLE_FROM_TRUNK,
     TABLE_TO_STATION,
-    Destination,
-    Ids,
     Reach,
     destination_key,
     destinations,
@@ -66,6 +67,9 @@ _EGRESS_TABLES = frozenset({TABLE_FROM_TRUNK, TABLE_TO_STATION})
 
 class OpenVSwitchProfile(SwitchProfile):
     """Several tables, fast-failover groups, learned entries, transit VLAN on trunks, atomic bundles."""
+
+    def __init__(self) -> None:
+        self._fabric: _Fabric | None = None
 
     @property
     def name(self) -> str:
@@ -108,143 +112,200 @@ class OpenVSwitchProfile(SwitchProfile):
     def compile(
         self, intent: Intent, switches: Sequence[str], down: frozenset[Port] = frozenset()
     ) -> Mapping[str, TableSet]:
-        assert intent.inventory is not None
-        shared = _Shared.of(intent, intent.inventory)
-        return {switch: _Pipeline(shared, switch, shared.seen_from(switch)).tables() for switch in switches}
+        inventory = intent.inventory
+        assert inventory is not None
+        tags = tags_of(intent)
+        generation = intent.generations.get("inventory", 0)
+        # Most changes leave the fabric as it is; what follows from it alone is kept from one intent to the next.
+        if self._fabric is None or not self._fabric.is_of(inventory, generation, tags):
+            self._fabric = _Fabric(inventory, generation, tags)
+        nodes = _Nodes(intent, self._fabric, tags)
+        return {switch: nodes.tables(switch) for switch in switches}
 
     def is_egress(self, entry: FlowEntry) -> bool:
         return entry.table in _EGRESS_TABLES
 
 
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What is the same on every switch."""
+Entries = Mapping[EntryKey, FlowEntry]
+#: The VLANs of the networks that tagged hosts have nodes of, by host.
+Tags = Mapping[str, frozenset[int]]
 
-    intent: Intent
+
+def tags_of(intent: Intent) -> Tags:
+    """Return which VLANs the frames of nodes carry on hosts that are attached with tags."""
+    assert intent.inventory is not None
+    tagged = {name for name, host in intent.inventory.hosts.items() if host.tagged}
+    found: dict[str, set[int]] = {}
+    for binding in intent.bindings.values() if tagged else ():
+        vlan = intent.networks[binding.network].vlan
+        if binding.host in tagged and vlan is not None:
+            found.setdefault(binding.host, set()).add(vlan)
+    return {host: frozenset(vlans) for host, vlans in found.items()}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one switch has because of the fabric alone."""
+
+    trunks: tuple[int, ...]
+    unreachable: frozenset[str]
+    entries: Entries
+    groups: tuple[GroupEntry, ...]
+
+
+@dataclass
+class _Fabric:
+    """What follows from the inventory alone: ways, groups, base entries, borders."""
+
     inventory: Inventory
-    topology: Topology
-    destinations: tuple[Destination, ...]
-    ids: Mapping[str, Ids]
     generation: int
-    entries: tuple[FlowEntry, ...]
+    tags: Tags
+    _seen: dict[str, _Seen] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, intent: Intent, inventory: Inventory) -> _Shared:
-        vlans: dict[str, set[int]] = {}
-        for binding in intent.bindings.values():
-            vlan = intent.networks[binding.network].vlan
-            if inventory.hosts[binding.host].tagged and vlan is not None:
-                vlans.setdefault(binding.host, set()).add(vlan)
-        found = tuple(destinations(inventory, vlans))
-        return cls(
-            intent=intent,
-            inventory=inventory,
-            topology=Topology.of(inventory),
-            destinations=found,
-            ids=ids_of(found),
-            generation=intent.generations.get("inventory", 0),
-            entries=(*policy_table(intent, inventory), *service_entries(intent)),
-        )
+    def __post_init__(self) -> None:
+        self.destinations = tuple(destinations(self.inventory, self.tags))
+        self.ids = ids_of(self.destinations)
+        self._topology = Topology.of(self.inventory)
 
-    def seen_from(self, switch: str) -> Mapping[str, Reach]:
-        """Return a switch's reach of every destination."""
-        return reaches(self.inventory, self.topology, switch, self.destinations, self.ids)
+    def is_of(self, inventory: Inventory, generation: int, tags: Tags) -> bool:
+        """Tell whether it is what follows from these."""
+        same = self.inventory is inventory or self.inventory == inventory
+        return same and self.generation == generation and self.tags == tags
 
-    def vlan_at(self, binding: Binding, port: int, switch: str) -> int | None:
-        """Return the tag that a node's frames carry on a port of its host."""
-        tagged = Port(switch, port) in self.inventory.hosts[binding.host].tagged
-        return self.intent.networks[binding.network].vlan if tagged else None
+    def seen_from(self, switch: str) -> _Seen:
+        """Return what a switch has."""
+        if switch not in self._seen:
+            found = reaches(self.inventory, self._topology, switch, self.destinations, self.ids)
+            trunks = tuple(self._topology.trunks[switch])
+            self._seen[switch] = _Seen(
+                trunks=trunks,
+                unreachable=frozenset(key for key, reach in found.items() if not reach.reachable),
+                entries=TableSet.of(self._entries(switch, trunks, found)).entries,
+                groups=tuple(group for reach in found.values() for group in reach.groups()),
+            )
+        return self._seen[switch]
 
-    def destination_of(self, binding: Binding) -> str:
-        """Return the key of the destination behind which a node is."""
-        tagged = bool(self.inventory.hosts[binding.host].tagged)
-        vlan = self.intent.networks[binding.network].vlan if tagged else None
-        return destination_key(binding.host, Kind.HOST, vlan)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pipeline:
-    """All entries of one switch."""
-
-    shared: _Shared
-    switch: str
-    reaches: Mapping[str, Reach]
-
-    def tables(self) -> TableSet:
-        return TableSet.of(self._entries(), self._groups(), (METER_TRUNKS, METER_STATIONS))
-
-    def _groups(self) -> Iterator[GroupEntry]:
-        for reach in self.reaches.values():
-            yield from reach.groups()
-
-    def _entries(self) -> Iterator[FlowEntry]:
-        trunks = self.shared.topology.trunks[self.switch]
-        yield from self._base(tuple(trunks))
-        yield from self.shared.entries
-        for border in self.shared.inventory.borders.values():
-            reach = self.reaches[destination_key(border.name, Kind.BORDER, None)]
-            yield from BorderEntries(border, reach, self.shared.generation, bool(trunks))
+    def _entries(self, switch: str, trunks: tuple[int, ...], found: Mapping[str, Reach]) -> Iterator[FlowEntry]:
+        yield from self._base(switch, trunks)
+        for border in self.inventory.borders.values():
+            reach = found[destination_key(border.name, Kind.BORDER, None)]
+            yield from BorderEntries(border, reach, self.generation, bool(trunks))
         if trunks:
-            for reach in self.reaches.values():
-                yield from reach.entries(self.shared.generation)
-        yield from self._nodes(bool(trunks))
-        yield from self._members(bool(trunks))
+            for reach in found.values():
+                yield from reach.entries(self.generation)
 
     def _base_entry(self, table: int, priority: int, what: Match, *actions: Action) -> FlowEntry:
-        return FlowEntry(table, priority, what, actions, make_cookie(Kind.BASE, 0, self.shared.generation))
+        return FlowEntry(table, priority, what, actions, make_cookie(Kind.BASE, 0, self.generation))
 
-    def _base(self, trunks: tuple[int, ...]) -> Iterator[FlowEntry]:
+    def _base(self, switch: str, trunks: tuple[int, ...]) -> Iterator[FlowEntry]:
         """Yield what every port has.  Table 0 has no entry for all ports: other ports may be other people's."""
         for table in (TABLE_RESOLVE, TABLE_ADVERTISE, TABLE_DELIVER, TABLE_FROM_TRUNK, TABLE_TO_STATION):
             yield self._base_entry(table, 0, match())
         # A mark that is not known here never becomes a third walk.
-        yield self._base_entry(TABLE_TO_STATION, 60, match(eth_src=marks(self.shared.inventory.mac)))
-        transit = VLAN_PRESENT | self.shared.inventory.transit_vlan
+        yield self._base_entry(TABLE_TO_STATION, 60, match(eth_src=marks(self.inventory.mac)))
+        transit = VLAN_PRESENT | self.inventory.transit_vlan
         for port in trunks:
             arrives = match(in_port=port, vlan_vid=transit)
             yield self._base_entry(TABLE_CLASSIFY, 400, arrives, PopVlan(), Goto(TABLE_FROM_TRUNK))
             yield self._base_entry(TABLE_CLASSIFY, 1, match(in_port=port))
-        for station in self.shared.inventory.stations:
-            port_here = station.port_on(self.switch)
+        for station in self.inventory.stations:
+            port_here = station.port_on(switch)
             if port_here is not None:
-                kind = Kind.BORDER if station.name in self.shared.inventory.borders else Kind.HOST
-                cookie = make_cookie(kind, crc_owner(station.name), self.shared.generation)
+                kind = Kind.BORDER if station.name in self.inventory.borders else Kind.HOST
+                cookie = make_cookie(kind, crc_owner(station.name), self.generation)
                 yield FlowEntry(TABLE_CLASSIFY, 1, match(in_port=port_here), (), cookie)
-        for port in self.shared.inventory.ports(self.switch):
+        for port in self.inventory.ports(switch):
             lldp = match(in_port=port, vlan_vid=UNTAGGED, eth_dst=LLDP_MULTICAST, eth_type=ETH_LLDP)
             meter = METER_TRUNKS if port in trunks else METER_STATIONS
             yield self._base_entry(TABLE_CLASSIFY, 350, lldp, Metered(meter.meter), ToController())
             multicast = match(in_port=port, eth_dst=(MULTICAST_BIT, MULTICAST_BIT))
             yield self._base_entry(TABLE_CLASSIFY, 2, multicast)
 
-    def _nodes(self, has_trunks: bool) -> Iterator[FlowEntry]:
-        intent, mac = self.shared.intent, self.shared.inventory.mac
-        for node, binding in intent.bindings.items():
-            generation = intent.generations.get(f"binding/{node}", 0)
-            reach = self.reaches[self.shared.destination_of(binding)]
-            if reach.port is not None:
-                vlan = self.shared.vlan_at(binding, reach.port, self.switch)
-                yield from pin_entries(binding, intent.networks[binding.network].number, generation, reach.port, vlan)
-            if reach.reachable:
-                for entry in delivery_entries(binding, generation, reach.ids.first, mac):
-                    if has_trunks or entry.table != TABLE_FROM_TRUNK:
-                        yield entry
 
-    def _members(self, has_trunks: bool) -> Iterator[FlowEntry]:
-        """Yield how the nodes of networks with a service address are reached, and answer from it."""
-        intent, mac = self.shared.intent, self.shared.inventory.mac
-        for binding in intent.bindings.values():
-            service = intent.services.get(binding.network)
-            if service is None or not binding.phase.serves:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a node is: its destination, and the tag that its frames carry on the tagged ports of its host."""
+
+    binding: Binding
+    destination: str
+    vlan: int | None
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """The tables of an intent: what nodes, policies and services add to the fabric."""
+
+    intent: Intent
+    fabric: _Fabric
+    tags: Tags
+
+    def tables(self, switch: str) -> TableSet:
+        """Return everything of one switch."""
+        seen = self.fabric.seen_from(switch)
+        standing = (seen.entries, self._deliveries(seen.unreachable, bool(seen.trunks)))
+        return TableSet.of(self._pins(switch), seen.groups, (METER_TRUNKS, METER_STATIONS), standing)
+
+    @cached_property
+    def _places(self) -> Mapping[str, tuple[_Place, ...]]:
+        """The nodes of each host."""
+        found: dict[str, list[_Place]] = {}
+        for binding in self.intent.bindings.values():
+            vlan = self.intent.networks[binding.network].vlan if binding.host in self.tags else None
+            place = _Place(binding, destination_key(binding.host, Kind.HOST, vlan), vlan)
+            found.setdefault(binding.host, []).append(place)
+        return {host: tuple(places) for host, places in found.items()}
+
+    @cached_property
+    def _policy(self) -> Entries:
+        """Tables 10 and 20 to 23: the same on every switch."""
+        policy = policy_table(self.intent, self.fabric.inventory)
+        return TableSet.of(itertools.chain(policy, service_entries(self.intent))).entries
+
+    @cached_property
+    def _delivered(self) -> dict[tuple[frozenset[str], bool], Entries]:
+        return {}
+
+    def _deliveries(self, unreachable: frozenset[str], with_trunks: bool) -> Entries:
+        """Return tables 10 to 30, and 31 where there are trunks, without what is behind unreachable destinations.
+
+        Most switches have the same.
+        """
+        key = (unreachable, with_trunks)
+        if key not in self._delivered:
+            entries = (entry for entry in self._to_nodes(unreachable) if with_trunks or entry.table != TABLE_FROM_TRUNK)
+            self._delivered[key] = TableSet.of(entries, standing=(self._policy,)).entries
+        return self._delivered[key]
+
+    def _to_nodes(self, unreachable: frozenset[str]) -> Iterator[FlowEntry]:
+        intent, mac = self.intent, self.fabric.inventory.mac
+        for place in itertools.chain.from_iterable(self._places.values()):
+            if place.destination in unreachable:
                 continue
-            reach = self.reaches[self.shared.destination_of(binding)]
-            cookie = service_cookie(service, intent)
-            addresses = (service.address, service.address6)
-            if reach.port is not None:
-                vlan = self.shared.vlan_at(binding, reach.port, self.switch)
+            binding, group = place.binding, self.fabric.ids[place.destination].first
+            yield from delivery_entries(binding, intent.generations.get(f"binding/{binding.node}", 0), group, mac)
+            service = self._service_of(binding)
+            if service is not None:
+                addresses = (service.address, service.address6)
+                yield from member_entries(binding, service_cookie(service, intent), addresses, group, mac)
+
+    def _service_of(self, binding: Binding) -> ServiceAddress | None:
+        """Return the service that a node is a member of."""
+        return self.intent.services.get(binding.network) if binding.phase.serves else None
+
+    def _pins(self, switch: str) -> Iterator[FlowEntry]:
+        """Yield what nodes may send on the ports of their hosts; members of a service answer from its addresses too."""
+        intent = self.intent
+        for host in self.fabric.inventory.hosts.values():
+            port = host.port_on(switch)
+            if port is None:
+                continue
+            tagged = Port(switch, port) in host.tagged
+            for place in self._places.get(host.name, ()):
+                binding, vlan = place.binding, place.vlan if tagged else None
                 number = intent.networks[binding.network].number
-                yield from member_pins(binding, number, cookie, addresses, reach.port, vlan)
-            if reach.reachable:
-                for entry in member_entries(binding, cookie, addresses, reach.ids.first, mac):
-                    if has_trunks or entry.table != TABLE_FROM_TRUNK:
-                        yield entry
+                generation = intent.generations.get(f"binding/{binding.node}", 0)
+                yield from pin_entries(binding, number, generation, port, vlan)
+                service = self._service_of(binding)
+                if service is not None:
+                    addresses = (service.address, service.address6)
+                    yield from member_pins(binding, number, service_cookie(service, intent), addresses, port, vlan)
