@@ -13,10 +13,14 @@ from functools import cached_property
 from typing import Any
 
 from controller import texts
+from controller.batches import Delivery
 from controller.fabric import Document, Intent, IntentRefused, Port, Refusal
 from controller.flows import EntryKey, FlowEntry, Kind, TableSet, crc_owner, make_cookie
 from controller.intent import parse_intent
 from controller.profiles import PROFILES
+
+#: Users of a switch's entries that a refusal names; the rest is counted.
+NAMED_USERS = 12
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,15 @@ class Compilation:
         """Tell whether a switch is out of use."""
         inventory = self.intent.inventory
         return inventory is not None and switch in inventory.switches and inventory.switches[switch].maintenance
+
+    def delivery(self, switch: str) -> Delivery | None:
+        """Return how changes get to a switch, None: in one atomic bundle."""
+        inventory = self.intent.inventory
+        profile = inventory.switches[switch].profile if inventory is not None and switch in inventory.switches else ""
+        can = PROFILES[profile].capabilities if profile in PROFILES else None
+        if can is None or can.atomic_bundle:
+            return None
+        return Delivery(can.batch, verified=not can.reliable_barrier, groups=can.groups)
 
     def capacity(self, switch: str) -> int:
         """Return how many entries a switch may hold."""
@@ -124,8 +137,11 @@ def capacity_refusals(now: Compilation, alternatives: Iterable[Compilation]) -> 
         capacity = next(one.capacity(switch) for one in reversed(all_of_them) if switch in one.tables)
         if len(keys) > capacity:
             users = sorted(((len(found), user) for user, found in by_user.items()), reverse=True)
-            shares = ", ".join(f"{user} {count}" for count, user in users)
-            reason = f"{len(keys)} entries are needed, at most {capacity} fit (maxEntries); used by: {shares}"
+            shares = [f"{user} {count}" for count, user in users[:NAMED_USERS]]
+            if others := users[NAMED_USERS:]:
+                shares.append(f"{len(others)} others {sum(count for count, _ in others)}")
+            needs = f"{len(keys)} entries are needed, at most {capacity} fit (maxEntries)"
+            reason = f"{needs}; used by: {', '.join(shares)}"
             refusals.append(Refusal(f"switch {switch}", reason))
     return refusals
 
@@ -135,9 +151,9 @@ def _user(compilation: Compilation, owner: int) -> str:
     kind, _, rest = name.partition("/")
     if kind == "binding":
         return f"nodes of {compilation.intent.bindings[rest].network}"
+    if kind in ("policy", "expose"):
+        return f"policies towards {compilation.intent.policies[name].target}"
     plural = {
-        "policy": "policies",
-        "expose": "policies",
         "service": "services",
         "host": "hosts",
         "border": "borders",

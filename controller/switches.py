@@ -351,6 +351,7 @@ class Switches:
             self.refused(connection.channel.address, wrong)
             connection.channel.close(wrong)
             return
+        connection.channel.delivery = self._target().delivery(name)
         drift = await connection.verify(lambda: self._tables(name))
         inventory = self._target().intent.inventory
         if inventory is not None:
@@ -379,8 +380,10 @@ class Switches:
             there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
             failed = {name: reason for name, reason in self.missing(self._target()).items() if name not in there}
             there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
-            for connection in there.values():
+            for name, connection in there.items():
                 await locks.enter_async_context(connection.lock)
+                if name in wanted:
+                    connection.channel.delivery = self._target().delivery(name)
             failed |= await Update(there, self._target()).run()
         return {name: reason for name, reason in failed.items() if name in wanted}
 

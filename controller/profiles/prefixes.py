@@ -11,15 +11,16 @@ from typing import Generic, TypeVar
 from controller.families import Prefix
 
 LabelT = TypeVar("LabelT")
+LabelT_co = TypeVar("LabelT_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Block(Generic[LabelT]):
+class Block(Generic[LabelT_co]):
     """An aligned block of addresses: the first one as an integer, the length of the prefix, and what it stands for."""
 
     value: int
     length: int
-    label: LabelT
+    label: LabelT_co
 
     def term(self, bits: int) -> tuple[int, int]:
         """Return value and mask by which a field of so many bits is compared with it."""

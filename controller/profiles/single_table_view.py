@@ -37,8 +37,8 @@ class FabricView:
 
     @cached_property
     def answered(self) -> Mapping[str, tuple[Binding, ...]]:
-        """The same with dark nodes behind switches that keep them dark: they get answers, and nothing else."""
-        return self._by_network(lambda binding: binding.phase.serves or self._is_kept_dark(binding))
+        """The same with the dark nodes that some switch delivers to: they get answers, and nothing else."""
+        return self._by_network(lambda binding: binding.phase.serves or self._is_answered(binding))
 
     def _by_network(self, wanted: Callable[[Binding], bool]) -> Mapping[str, tuple[Binding, ...]]:
         found: dict[str, list[Binding]] = {key: [] for key in self.intent.networks}
@@ -47,10 +47,10 @@ class FabricView:
                 found[binding.network].append(binding)
         return {key: tuple(nodes) for key, nodes in found.items()}
 
-    def _is_kept_dark(self, binding: Binding) -> bool:
+    def _is_answered(self, binding: Binding) -> bool:
         homes = self.inventory.hosts[binding.host].homes
         profiles = {self.inventory.switches[home].profile for home in homes}
-        return binding.phase is Phase.DARK and profiles.isdisjoint(SINGLE_TABLE_PROFILES)
+        return binding.phase is Phase.DARK and not profiles <= SINGLE_TABLE_PROFILES
 
     def homes(self, binding: Binding) -> Homes:
         """Return the homes of a node's host."""

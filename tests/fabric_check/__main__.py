@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     seeds = range(options.seed, options.seed + options.cases)
     effort = Effort(options.packets, options.traces, options.failures)
-    shape = Shape() if options.profile is None else Shape((options.profile,), mixed=False)
+    shape = Shape() if options.profile is None else Shape((options.profile,), mixed=0.0)
     if not options.traces:
         return _tell(run(seeds, effort, shape), options.json)
     if (missing := Availability.here().missing) is not None:

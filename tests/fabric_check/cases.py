@@ -24,10 +24,10 @@ PHASES = ("dark", "draining", "standby", *("admitted",) * 5)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What to draw; ``profiles`` are those that the switches may have, all of one kind unless ``mixed``."""
+    """What to draw; ``profiles`` are those that the switches may have, ``mixed`` how often not all are of one kind."""
 
     profiles: tuple[str, ...] = tuple(PROFILES)
-    mixed: bool = True
+    mixed: float = 0.25
     most_switches: int = MOST_SWITCHES
 
 
@@ -72,7 +72,7 @@ def documents(seed: int, shape: Shape | None = None) -> Json:
 
 
 def _profiles(draw: _Draw, names: Sequence[str]) -> Mapping[str, str]:
-    if draw.shape.mixed and draw.maybe(0.25):
+    if draw.maybe(draw.shape.mixed):
         return {name: draw.random.choice(draw.shape.profiles) for name in names}
     return dict.fromkeys(names, draw.random.choice(draw.shape.profiles))
 

@@ -20,7 +20,7 @@ from tests.fabric_check.run import Effort, run
 
 MISSING = Availability.here().missing
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-SHAPE = Shape(("openvswitch",), mixed=False)
+SHAPE = Shape(("openvswitch",), mixed=0.0)
 
 
 @pytest.fixture(scope="module")
