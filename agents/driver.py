@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from agents.connections import Connections
 from agents.health import Probe
-from agents.spec import NodeSpec
+from agents.spec import NodeSpec, Phase
 
 NodeState = Literal["running", "exited", "absent"]
 
@@ -50,6 +50,7 @@ class HostFacts:
     images: Mapping[str, str] = field(default_factory=dict)
     pool: int = 0
     engine: Mapping[str, Any] = field(default_factory=dict)
+    nics: Mapping[str, Any] = field(default_factory=dict)  # by name, as the schema agent-observation has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,11 @@ class HostDriver(ABC):
         """
 
     @abstractmethod
-    async def keep(self, spec: NodeSpec, tx: str) -> Sequence[str]:
-        """Make a committed node run and come back by itself; returns what had to be mended, nothing if all stood."""
+    async def keep(self, spec: NodeSpec, tx: str, phase: Phase) -> Sequence[str]:
+        """Make a committed node run and come back by itself; returns what had to be mended, nothing if all stood.
+
+        A node whose `link` is `admitted` has its NICs up in the phase `admitted` only.
+        """
 
     @abstractmethod
     async def ended(self, node: str) -> str | None:
@@ -114,6 +118,18 @@ class HostDriver(ABC):
     @abstractmethod
     async def stop(self, node: str) -> None:
         """Ask the node to end, end it after a grace time, and remove all but its volume."""
+
+    @abstractmethod
+    async def prefer(self, avoid: Sequence[str]) -> Mapping[str, str]:
+        """Have all nodes, also later ones, send through these NICs of the host only while no other has a carrier.
+
+        Loses no packet; returns by node why it could not be done. What was said before is replaced. A NIC that the host
+        has not is remembered: it may come back.
+        """
+
+    @abstractmethod
+    async def tidy(self) -> None:
+        """Remove what this driver made on the host for nodes that have gone."""
 
     @abstractmethod
     async def neighbours(self, spec: NodeSpec) -> None:

@@ -29,11 +29,15 @@ _RESOLV_CONF = "# Nothing is resolved here: the nodes this one may use stand in 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The transaction that a node's name on this host belongs to, and the sandbox that it took from the pool."""
+    """The transaction that a node's name on this host belongs to, and what it takes of the host.
+
+    `sandbox` is the one that it took from the pool, `vlans` are the host's VLAN interfaces below its NICs.
+    """
 
     node: str
     tx: str
     sandbox: str | None = None
+    vlans: frozenset[str] = frozenset()
 
 
 class NodeFiles:
@@ -59,7 +63,7 @@ class NodeFiles:
         """Note a claim durably."""
         folder = self._root / claim.node
         folder.mkdir(mode=0o700, exist_ok=True)
-        document = {"node": claim.node, "tx": claim.tx, "sandbox": claim.sandbox}
+        document = {"node": claim.node, "tx": claim.tx, "sandbox": claim.sandbox, "vlans": sorted(claim.vlans)}
         _replace(folder / _CLAIM, json.dumps(document), 0o600, durable=True)
         _sync_folder(self._root)
 
@@ -69,14 +73,21 @@ class NodeFiles:
             document = json.loads((self._root / node / _CLAIM).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return Claim(document["node"], document["tx"], document["sandbox"])
+        return Claim(document["node"], document["tx"], document["sandbox"], frozenset(document.get("vlans", ())))
+
+    def claims(self) -> tuple[Claim, ...]:
+        """Return the claims of all nodes."""
+        claims = (self.claimed(folder.name) for folder in sorted(self._root.iterdir()))
+        return tuple(claim for claim in claims if claim is not None)
 
     def write(self, spec: NodeSpec) -> None:
         """Write what the container of `spec` sees; a newer neighbours document that stands already is kept."""
         folder = self._root / spec.node
         folder.mkdir(mode=0o700, exist_ok=True)
         self.run_folder(spec.node).mkdir(mode=0o755, exist_ok=True)
-        names = f"127.0.0.1 localhost\n{spec.attachment.address} {spec.node} {SANDBOX_HOSTNAME}\n"
+        attachment = spec.attachment
+        own = (attachment.address, *([attachment.address6] if attachment.address6 else []))
+        names = "127.0.0.1 localhost\n" + "".join(f"{address} {spec.node} {SANDBOX_HOSTNAME}\n" for address in own)
         _once(self.hosts_file(spec.node), names)
         _once(self.resolv_file(spec.node), _RESOLV_CONF)
         self.write_neighbours(spec.node, spec.neighbours)

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
 
 from agents import attachment as plan
-from agents.attachment import HostNic
+from agents import vlan
+from agents.attachment import Standing
+from agents.facts import FACTS_BATCH, FACTS_BATCH6, Facts, HostNic, parse_facts, parse_host_nics
 from agents.namespace import Namespace, in_thread
 from agents.spec import Attachment
 
@@ -17,6 +20,10 @@ IP_TIMEOUT = 10.0  # seconds for one run of ip
 BUSY_TRIES = 100
 BUSY_PAUSE = 0.1  # seconds
 _BUSY = "Address already in use"
+CARRIER_TRIES = 10
+CARRIER_PAUSE = 0.05  # seconds
+_NO_CARRIER = ("Carrier for nexthop device is down", "Nexthop device is not up")  # net/ipv4/nexthop.c
+_IPV6_CONF = Path("/proc/sys/net/ipv6/conf")  # of the namespace of the thread that looks
 
 
 class NetworkError(Exception):
@@ -24,15 +31,55 @@ class NetworkError(Exception):
 
 
 class Network:
-    """The NICs of this host and what hangs on them."""
+    """The NICs of this host and what hangs on them; `alias` marks the VLAN interfaces that it makes."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._makes_vlans = False
+        self.ipv6 = _IPV6_CONF.exists()
 
     async def host_nics(self) -> Mapping[str, HostNic]:
-        """Return the host's NICs by name. Raises NetworkError."""
-        return plan.parse_host_nics(await _ip(["-j", "link", "show"], None, None))
+        """Return the host's interfaces by name. Raises NetworkError."""
+        return parse_host_nics(await _ip(["-j", "-d", "-s", "-s", "link", "show"], None, None))
 
-    async def attach(self, attachment: Attachment, namespace: Namespace, nics: Mapping[str, HostNic]) -> None:
+    async def reasons(self, attachment: Attachment, nics: Mapping[str, HostNic]) -> tuple[str, ...]:
+        """Tell why a node cannot be attached here, in words for people. Raises NetworkError."""
+        found = (*plan.nic_reasons(attachment, nics, ipv6=self.ipv6), *vlan.reasons(attachment, nics))
+        if found or self._makes_vlans or not vlan.needs_support(attachment, nics):
+            return found
+        try:
+            await _run(["unshare", "--net", "ip", "-batch", "-"], vlan.PROBE, None)
+        except _BatchError as error:
+            return (vlan.NO_KERNEL_SUPPORT.format(why=error.why),)
+        self._makes_vlans = True
+        return ()
+
+    async def make_vlans(self, attachment: Attachment, nics: Mapping[str, HostNic]) -> Mapping[str, HostNic]:
+        """Bring the VLAN interfaces below a node into order; returns the interfaces of then. Raises NetworkError."""
+        if not (lines := vlan.make_commands(attachment, nics, self._alias)):
+            return nics
+        await _ip(["-batch", "-"], _text(lines), None)
+        return await self.host_nics()
+
+    async def has_vlans(self) -> bool:
+        """Tell whether a VLAN interface stands that this agent made. Raises NetworkError."""
+        return bool(vlan.drop_commands(await self.host_nics(), frozenset(), self._alias))
+
+    async def drop_vlans(self, needed: Set[str]) -> Sequence[str]:
+        """Remove the VLAN interfaces of this agent that nobody needs; returns the commands. Raises NetworkError."""
+        lines = vlan.drop_commands(await self.host_nics(), needed, self._alias)
+        if lines:
+            await _ip(["-batch", "-"], _text(lines), None)
+        return lines
+
+    async def attach(
+        self, attachment: Attachment, standing: Standing, namespace: Namespace, nics: Mapping[str, HostNic]
+    ) -> None:
         """Attach a node whose namespace is new. NICs whose parent is down are left for `mend`. Raises NetworkError."""
-        await self._build(attachment, namespace, plan.usable(attachment, nics))
+        if attachment.address6 is not None:
+            await namespace.run(lambda: _write_sysctls(plan.sysctls(attachment)))
+        lines = plan.address_commands(plan.addresses(attachment))
+        await self._build(attachment, standing, namespace, nics, lines, plan.usable(attachment, nics))
 
     async def detach(self, namespace: Namespace) -> None:
         """Remove the NICs of a node that is going, so that its MAC is free at once. Raises NetworkError.
@@ -40,31 +87,71 @@ class Network:
         Connections whose last words nobody acknowledges keep a namespace alive without any process, and with it its
         NICs, for as long as the kernel repeats them (tcp(7), tcp_orphan_retries).
         """
-        facts = plan.parse_facts(await _ip(["-j", "-d", "-batch", "-"], plan.FACTS_BATCH, namespace))
-        there = [name for name in facts.links if name.startswith(plan.DEVICE)]
+        there = [name for name in (await self._facts(namespace)).links if name.startswith(plan.DEVICE)]
         if there:
-            await _ip(["-batch", "-"], "".join(f"link del dev {name}\n" for name in there), namespace)
+            await _ip(["-batch", "-"], _text([f"link del dev {name}" for name in there]), namespace)
 
-    async def mend(self, attachment: Attachment, namespace: Namespace, nics: Mapping[str, HostNic]) -> tuple[str, ...]:
+    async def mend(
+        self, attachment: Attachment, standing: Standing, namespace: Namespace, nics: Mapping[str, HostNic]
+    ) -> tuple[str, ...]:
         """Bring the attachment into order, touching only what is wrong. Returns what was wrong. Raises NetworkError."""
-        facts = plan.parse_facts(await _ip(["-j", "-d", "-batch", "-"], plan.FACTS_BATCH, namespace))
-        wrong = plan.compare(attachment, facts, nics)
-        if not wrong:
-            return ()
+        facts = await self._facts(namespace)
+        wrong = plan.compare(attachment, standing, facts, nics)
+        if wrong.sysctls:
+            await namespace.run(lambda: _write_sysctls(wrong.sysctls))
         old = [plan.device(number) for number in wrong.links if plan.device(number) in facts.links]
         if old:
-            await _ip(["-batch", "-"], "".join(f"link del dev {name}\n" for name in old), namespace)
-        await self._build(attachment, namespace, tuple(wrong.links), tuple(wrong.settings))
+            await _ip(["-batch", "-"], _text([f"link del dev {name}" for name in old]), namespace)
+        lines = plan.address_commands(wrong.addresses)
+        await self._build(attachment, standing, namespace, nics, lines, tuple(wrong.links), tuple(wrong.settings))
+        if wrong.stale:  # looked at again: some may have been replaced
+            stale = plan.compare(attachment, standing, await self._facts(namespace), nics).stale
+            await _ip(["-batch", "-"], _text(plan.delete_commands(attachment, standing, stale)), namespace)
         return wrong.told()
 
+    async def _facts(self, namespace: Namespace) -> Facts:
+        text = await _ip(["-j", "-d", "-batch", "-"], FACTS_BATCH, namespace)
+        if not self.ipv6:
+            return parse_facts(text)
+        text6 = await _ip(["-6", "-j", "-batch", "-"], FACTS_BATCH6, namespace)
+        return parse_facts(text, text6, await namespace.run(_read_sysctls))
+
     async def _build(
-        self, attachment: Attachment, namespace: Namespace, new: Sequence[int], standing: Sequence[int] = ()
+        self,
+        attachment: Attachment,
+        standing: Standing,
+        namespace: Namespace,
+        nics: Mapping[str, HostNic],
+        addresses: Sequence[str],
+        new: Sequence[int],
+        old: Sequence[int] = (),
     ) -> None:
-        """Make the `new` NICs and set up these and the `standing` ones."""
-        lines = plan.host_commands(attachment, new, namespace.path)
-        await _ip_when_free(lines, namespace, inside=False)
-        inside = [plan.address_command(attachment), *plan.node_commands(attachment, sorted([*new, *standing]))]
+        """Run the lines for the addresses, make the `new` NICs and set up these and the `old` ones."""
+        await _ip_when_free(plan.host_commands(attachment, new, namespace.path), namespace, inside=False)
+        numbers = sorted([*new, *old])
+        inside = [*addresses, *plan.node_commands(attachment, standing, numbers)]
         await _ip_when_free(inside, namespace, inside=True)
+        for number in numbers:
+            if nics[attachment.parent(number)].carrier:
+                await _ip_with_carrier(plan.nexthop_commands(attachment, standing, number), namespace)
+
+
+def _read_sysctls() -> dict[str, str]:
+    """Read the settings of IPv6 in the namespace of this thread."""
+    folders = [folder for folder in _IPV6_CONF.iterdir() if folder.name.startswith(plan.DEVICE)]
+    paths = [folder / key for folder in (*folders, _IPV6_CONF / "default") for key in plan.IPV6_SETTINGS]
+    paths.append(_IPV6_CONF / plan.IPV6_SWITCH)
+    return {str(path.relative_to(_IPV6_CONF)): path.read_text(encoding="ascii").strip() for path in paths}
+
+
+def _write_sysctls(values: Mapping[str, str]) -> None:
+    """Set IPv6 in the namespace of this thread, in the order of `values`."""
+    for key, value in values.items():
+        (_IPV6_CONF / key).write_text(value, encoding="ascii")
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 async def _ip_when_free(lines: Sequence[str], namespace: Namespace, *, inside: bool) -> None:
@@ -74,7 +161,7 @@ async def _ip_when_free(lines: Sequence[str], namespace: Namespace, *, inside: b
         if not left:
             return
         try:
-            await _ip(["-batch", "-"], "\n".join(left) + "\n", namespace, enter=inside)
+            await _ip(["-batch", "-"], _text(left), namespace, enter=inside)
         except _BatchError as error:
             if attempt == BUSY_TRIES or _BUSY not in str(error):
                 raise
@@ -84,18 +171,38 @@ async def _ip_when_free(lines: Sequence[str], namespace: Namespace, *, inside: b
             return
 
 
+async def _ip_with_carrier(lines: Sequence[str], namespace: Namespace) -> None:
+    """Run the lines inside; a node's link has its carrier a moment after the host's NIC.
+
+    Where the carrier has gone again, they are left for when it has returned.
+    """
+    for _ in range(CARRIER_TRIES):
+        try:
+            return await _ip_when_free(lines, namespace, inside=True)
+        except _BatchError as error:
+            if not any(text in error.why for text in _NO_CARRIER):
+                raise
+            await asyncio.sleep(CARRIER_PAUSE)
+
+
 class _BatchError(NetworkError):
-    def __init__(self, message: str, line: int) -> None:
+    """`line` of the batch failed; `why` is what the kernel said."""
+
+    def __init__(self, message: str, line: int, why: str) -> None:
         super().__init__(message)
         self.line = line
+        self.why = why
 
 
 async def _ip(arguments: list[str], batch: str | None, namespace: Namespace | None, *, enter: bool = True) -> str:
     """Run `ip`; inside `namespace` if `enter`, else here with the namespace's descriptor open for it."""
+    return await _run(["ip", *arguments], batch, namespace, enter=enter)
 
+
+async def _run(command: list[str], batch: str | None, namespace: Namespace | None, *, enter: bool = True) -> str:
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["ip", *arguments],
+            command,
             input=batch,
             capture_output=True,
             text=True,
@@ -110,20 +217,19 @@ async def _ip(arguments: list[str], batch: str | None, namespace: Namespace | No
         else:
             done = await in_thread(run)
     except FileNotFoundError as error:
-        raise NetworkError("the program ip is missing; install iproute2") from error
+        raise NetworkError(f"the program {command[0]} is missing; install iproute2 and util-linux") from error
     except subprocess.TimeoutExpired as error:
-        raise NetworkError(f"ip {' '.join(arguments)} did not end within {IP_TIMEOUT:g} s") from error
+        raise NetworkError(f"{' '.join(command)} did not end within {IP_TIMEOUT:g} s") from error
     if done.returncode != 0:
-        raise _BatchError(_explain(arguments, batch, done.stderr), _failed_line(done.stderr))
+        line = _failed_line(done.stderr)
+        why = "; ".join(text for text in done.stderr.splitlines() if not text.startswith("Command failed"))
+        raise _BatchError(f"{_failed(command, batch, line)}: {why or 'failed without a reason'}", line, why)
     return done.stdout
 
 
-def _explain(arguments: Sequence[str], batch: str | None, stderr: str) -> str:
-    line = _failed_line(stderr)
+def _failed(command: Sequence[str], batch: str | None, line: int) -> str:
     lines = (batch or "").splitlines()
-    command = lines[line - 1] if batch and 0 < line <= len(lines) else " ".join(arguments)
-    why = "; ".join(text for text in stderr.splitlines() if not text.startswith("Command failed"))
-    return f"ip {command}: {why or 'failed without a reason'}"
+    return f"ip {lines[line - 1]}" if batch and 0 < line <= len(lines) else " ".join(command)
 
 
 def _failed_line(stderr: str) -> int:

@@ -22,6 +22,7 @@ from schemas import Fault, SchemaError
 Json = Mapping[str, Any]
 NAME_WAIT = 10.0  # seconds that a node waits until an aborted transaction has let go of its name
 NAME_POLL = 0.1
+PREFER_KEY = "agent/prefer"  # state document: the NICs that nodes leave alone
 ABORTED_PREFIX = "aborted/"  # state documents: the operations of those transactions
 ABORTED_KEPT = 64  # aborted transactions whose late traces are looked for
 LOG_LINES = 20  # of a node that did not start, shown with the reason
@@ -52,6 +53,7 @@ class AgentParticipant(Participant):
         self._table = NodeTable()
         self.restored = asyncio.Event()
         self._aborted: OrderedDict[str, Operation] = OrderedDict()
+        self._avoided: tuple[str, ...] = ()
         self._starts = asyncio.Semaphore(self._limits.parallel_starts)
         self._commands = asyncio.Semaphore(self._limits.parallel_commands)
         self.restorer = Restorer(
@@ -69,6 +71,8 @@ class AgentParticipant(Participant):
         for key, document in state.items():
             if key.startswith(ABORTED_PREFIX):
                 self._aborted[key.removeprefix(ABORTED_PREFIX)] = Operation.parse(document)
+        self._avoided = tuple(state.get(PREFER_KEY, {}).get("avoid", ()))
+        await self._driver.prefer(self._avoided)
         self.restored.set()
         _log.info("%d committed nodes, %d transactions in doubt", len(self._table.names()), len(in_doubt))
 
@@ -183,10 +187,12 @@ class AgentParticipant(Participant):
                 effect = await self._admit(operation, tx.id)
             case "neighbours":
                 effect = await self._neighbours(operation)
+            case "prefer":
+                effect = await self._prefer(operation)
             case "stop":
                 effect = await self._stop(operation)
             case _:
-                raise ValueError(f"an agent has no stage {stage!r}; it has admit, neighbours and stop")
+                raise ValueError(f"an agent has no stage {stage!r}; it has admit, neighbours, prefer and stop")
         self._table.revision = max(self._table.revision, tx.seq)
         return replace(effect, state={**effect.state, REVISION_KEY: {"seq": self._table.revision}})
 
@@ -201,24 +207,42 @@ class AgentParticipant(Participant):
         async with self._table.locked(name):
             standing = self._table.committed(name)
             if standing is not None:
-                # Running already: only its phase changes, and that is the switches' affair.
                 node = replace(standing, phase=operation.admit[name])
             elif spec is not None:
                 node = Committed(spec, operation.admit[name], tx)
             else:
                 return _Done(degraded=f"node {name} is not on host {self._host}")
-            degraded = None
-            if standing is None or standing.tx == tx:
-                try:
-                    async with self._starts:
-                        actions = await self._driver.keep(node.spec, node.tx)
-                    if actions:
-                        degraded = f"node {name} did not stand as it was prepared: {'; '.join(actions)}"
-                except NodeError as error:
-                    degraded = f"node {name}: {error.reason}"
-                    self.restorer.wake(name)
+            new = standing is None or standing.tx == tx
+            # One that ran before changes only its phase: the switches' affair, unless its NICs wait for it.
+            degraded = await self._keep(node, new=new) if new or node.spec.attachment.link == "admitted" else None
             self._table.commit(node)
         return _Done({NODE_PREFIX + name: node.to_document()}, degraded)
+
+    async def _keep(self, node: Committed, *, new: bool) -> str | None:
+        """Keep a node from now on; returns what is not as it has to be."""
+        name = node.spec.node
+        try:
+            async with self._starts:
+                actions = await self._driver.keep(node.spec, node.tx, node.phase)
+        except NodeError as error:
+            self.restorer.wake(name)
+            return f"node {name}: {error.reason}"
+        if actions and new:
+            return f"node {name} did not stand as it was prepared: {'; '.join(actions)}"
+        return None
+
+    async def _prefer(self, operation: Operation) -> Effect:
+        if operation.avoid is None:
+            return Effect()
+        try:
+            failed = await self._driver.prefer(operation.avoid)
+        except NodeError as error:
+            failed = {"": error.reason}
+        self._avoided = operation.avoid
+        if failed:
+            self.restorer.wake()
+        told = "; ".join(f"node {name}: {why}" if name else why for name, why in sorted(failed.items()))
+        return Effect(degraded=told or None, state={PREFER_KEY: {"avoid": list(operation.avoid)}})
 
     async def _neighbours(self, operation: Operation) -> Effect:
         files = operation.neighbours
@@ -267,11 +291,12 @@ class AgentParticipant(Participant):
         return Effect(state=state)
 
     async def _sweep(self) -> None:
-        """Remove what came of an aborted transaction after its abort.
+        """Remove what nodes left on the host, and what came of an aborted transaction after its abort.
 
         When the agent is killed in the middle of a call, the engine carries that call out all the same, and it may
         be slower than the agent's next start.
         """
+        await self._driver.tidy()
         if not self._aborted:
             return
         for name, facts in (await self._driver.nodes()).items():
@@ -307,6 +332,8 @@ class AgentParticipant(Participant):
             "images": dict(host.images),
             "pool": host.pool,
             "docker": dict(host.engine),
+            "nics": dict(host.nics),
+            "avoid": list(self._avoided),
         }
 
     def _observed(self, name: str, facts: NodeFacts) -> Json:

@@ -39,7 +39,7 @@ class Restorer:
         interval: float,
         parallel: int,
     ) -> None:
-        """`sweep` removes late traces of aborted transactions; `parallel` nodes are looked at at once."""
+        """`sweep` removes what former nodes left; `parallel` nodes are looked at at once."""
         self._driver = driver
         self._table = table
         self._host = host
@@ -77,7 +77,7 @@ class Restorer:
         try:
             await self._sweep()
         except NodeError as error:
-            _log.warning("late traces of aborted transactions cannot be looked for: %s", error.reason)
+            _log.warning("what former nodes left on this host cannot be looked for: %s", error.reason)
         await self._each(self._table.names())
 
     async def _each(self, names: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ class Restorer:
                 return
             before = self._table.seen(name)
             try:
-                actions = await self._driver.keep(node.spec, node.tx)
+                actions = await self._driver.keep(node.spec, node.tx, node.phase)
                 probe = await self._driver.probe(node.spec)
             except HostUnreachable as error:
                 self._table.saw(name, Seen(faults=(error.reason,)))

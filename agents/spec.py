@@ -6,6 +6,7 @@ The documents are checked by the schemas `node-spec` and `agent-operation` first
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,12 +15,14 @@ import schemas
 
 Phase = Literal["admitted", "standby"]
 HealthKind = Literal["http", "tcp", "command"]
+LinkMode = Literal["up", "admitted"]
 
 DEFAULT_INTERVAL = 0.2  # seconds between two health checks
 DEFAULT_TIMEOUT = 1.0  # seconds that one check may take
 DEFAULT_DEADLINE = 20.0  # seconds within which a new node must become healthy
 DEFAULT_ON_CHANGE_TIMEOUT = 5.0
 DEFAULT_MTU = 1500
+DEFAULT_GATEWAY6 = "fe80::1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,11 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """How a node hangs on the fabric: one macvlan on each of `nics`, in order of preference."""
+    """How a node hangs on the fabric: one macvlan on each of `nics`, in order of preference.
+
+    IPv6 addresses are in the form of RFC 5952, as the kernel prints them. Where `link` is `admitted` the NICs stay down
+    until the node is admitted.
+    """
 
     address: str
     mac: str
@@ -61,6 +68,45 @@ class Attachment:
     gateway: str
     fabric_mac: str
     mtu: int = DEFAULT_MTU
+    address6: str | None = None
+    gateway6: str = DEFAULT_GATEWAY6
+    service_addresses: tuple[str, ...] = ()
+    vlan: int | None = None
+    tagged: frozenset[str] = frozenset()
+    link: LinkMode = "up"
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Attachment:
+        """Read the part of a node-spec that tells of the attachment."""
+        address6 = document.get("address6")
+        return cls(
+            address=document["address"],
+            mac=document["mac"],
+            nics=tuple(document["nics"]),
+            gateway=document["gateway"],
+            fabric_mac=document["fabricMac"],
+            mtu=document.get("mtu", DEFAULT_MTU),
+            address6=None if address6 is None else _canonical(address6),
+            gateway6=_canonical(document.get("gateway6", DEFAULT_GATEWAY6)),
+            service_addresses=tuple(_canonical(text) for text in document.get("serviceAddresses", ())),
+            vlan=document.get("vlan"),
+            tagged=frozenset(document.get("taggedNics", ())),
+            link=document.get("link", "up"),
+        )
+
+    def parent(self, number: int) -> str:
+        """Return the host's interface below the node's NIC of that number: a NIC, or its VLAN interface."""
+        nic = self.nics[number]
+        return f"{nic}.{self.vlan}" if nic in self.tagged else nic
+
+    @property
+    def vlan_interfaces(self) -> frozenset[str]:
+        """The VLAN interfaces of the host that the node needs."""
+        return frozenset(self.parent(number) for number, nic in enumerate(self.nics) if nic in self.tagged)
+
+    def stands_up(self, phase: Phase | None) -> bool:
+        """Tell whether the NICs are to be up in a phase; None: not committed yet."""
+        return self.link == "up" or phase == "admitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +136,7 @@ class NodeSpec:
         return cls(
             node=document["node"],
             image=document["image"],
-            attachment=Attachment(
-                address=document["address"],
-                mac=document["mac"],
-                nics=tuple(document["nics"]),
-                gateway=document["gateway"],
-                fabric_mac=document["fabricMac"],
-                mtu=document.get("mtu", DEFAULT_MTU),
-            ),
+            attachment=Attachment.parse(document),
             image_id=document.get("imageId"),
             command=_words(document.get("command")),
             environment=dict(document.get("environment") or {}),
@@ -137,12 +176,13 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one transaction asks of this agent."""
+    """What one transaction asks of this agent; `avoid` is None where it says nothing of the host's NICs."""
 
     start: tuple[NodeSpec, ...] = ()
     admit: Mapping[str, Phase] = field(default_factory=dict)
     neighbours: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
+    avoid: tuple[str, ...] | None = None
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Operation:
@@ -157,12 +197,17 @@ class Operation:
             admit=phases,
             neighbours=dict((stages.get("neighbours") or {}).get("files", {})),
             stop=tuple((stages.get("stop") or {}).get("nodes", ())),
+            avoid=tuple(stages["prefer"]["avoid"]) if "prefer" in stages else None,
         )
 
     @property
     def started(self) -> frozenset[str]:
         """The names of the nodes that prepare starts."""
         return frozenset(spec.node for spec in self.start)
+
+
+def _canonical(address: str) -> str:
+    return str(ipaddress.ip_address(address))
 
 
 def _words(value: Any) -> tuple[str, ...] | None:

@@ -50,6 +50,11 @@ class Owner:
         """Return the label filters that find this owner's containers."""
         return [f"{CLUSTER}={self.cluster}", f"{HOST}={self.host}"]
 
+    @property
+    def alias(self) -> str:
+        """Return what marks a network interface of the host as this owner's."""
+        return f"odyssey:{self.cluster}:{self.host}"
+
     def owns(self, labels: Mapping[str, str]) -> bool:
         """Tell whether the labels are of this cluster and host."""
         return labels.get(CLUSTER) == self.cluster and labels.get(HOST) == self.host
@@ -214,6 +219,7 @@ def _environment(spec: NodeSpec) -> dict[str, str]:
         "HOSTNAME": spec.node,
         "ODYSSEY_NODE": spec.node,
         "ODYSSEY_ADDRESS": spec.attachment.address,
+        **({"ODYSSEY_ADDRESS6": spec.attachment.address6} if spec.attachment.address6 else {}),
         "ODYSSEY_NEIGHBOURS": NEIGHBOURS_IN_CONTAINER,
     }
     return {**ours, **spec.environment}

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from agents import attachment
 from agents.connections import Connections, count
 from agents.docker.containers import SANDBOX, TX, WORKLOAD, Listed, Owner, Policy, sandbox_name
 from agents.docker.engine import Engine, EngineError
@@ -21,14 +21,18 @@ from agents.files import NodeFiles
 from agents.health import Probe, probe
 from agents.namespace import in_thread
 from agents.network import Network, NetworkError
+from agents.nics import NicWatch
+from agents.plugs import Plugs
 from agents.secrets import SecretError, Secrets
-from agents.spec import NodeSpec
+from agents.spec import NodeSpec, Phase
 
 _LIVE_RESTORE = (
     "the Docker engine of this host ends its containers when it is restarted, but nodes must outlive that;"
     ' set "live-restore": true in /etc/docker/daemon.json and reload the engine'
 )
 _RUNNING = ("running", "paused", "restarting")
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,11 +73,13 @@ class DockerDriver(HostDriver):
         self._engine = engine
         self._owner = owner
         self._secrets = secrets
-        self._network = Network()
+        self._network = Network(owner.alias)
         self._files = NodeFiles(state_dir / "nodes")
         self._pool = Pool(engine, owner, pool_size)
+        self._plugs = Plugs(self._network, self._vlans_in_use)
+        self._nics = NicWatch(self._network.host_nics, self._nics_changed)
         self._containers = NodeContainers(
-            engine, owner, self._pool, self._files, secrets, self._network, policy or Policy(), stop_grace
+            engine, owner, self._pool, self._files, secrets, self._plugs, policy or Policy(), stop_grace
         )
         self._listened: dict[str, frozenset[int]] = {}
         self._live_restore = False
@@ -86,7 +92,19 @@ class DockerDriver(HostDriver):
         await asyncio.to_thread(self._engine.close)
 
     async def background(self) -> None:
-        await self._pool.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._pool.run(), name="pool of sandboxes")
+            group.create_task(self._nics.run(), name="NICs")
+
+    async def _nics_changed(self) -> None:
+        for node, why in (await self._plugs.reroute()).items():
+            _log.warning("node %s could not follow a change of the host's NICs: %s", node, why)
+
+    async def _vlans_in_use(self) -> frozenset[str] | None:
+        claims = await in_thread(self._files.claims)
+        if not set(await self.nodes()) <= {claim.node for claim in claims}:
+            return None  # a node stands of which this agent knows nothing, and with it what it needs
+        return frozenset(name for claim in claims for name in claim.vlans)
 
     @_for_people
     async def check(self, specs: Sequence[NodeSpec]) -> Sequence[str]:
@@ -95,7 +113,7 @@ class DockerDriver(HostDriver):
             self._live_restore = bool((await self._engine.info()).get("LiveRestoreEnabled"))
         if not self._live_restore:
             return (_LIVE_RESTORE,)
-        reasons = [reason for spec in specs for reason in attachment.nic_reasons(spec.attachment, nics)]
+        reasons = [reason for spec in specs for reason in await self._network.reasons(spec.attachment, nics)]
         reasons += [reason for spec in specs for reason in await asyncio.to_thread(self._secrets.reasons, spec.secrets)]
         wanted = dict.fromkeys((spec.image, spec.image_id) for spec in specs)
         found = await together(*(self._image_reason(image, image_id) for image, image_id in wanted))
@@ -128,14 +146,22 @@ class DockerDriver(HostDriver):
                 f" look at it with: odysseyctl tx show {claim.tx}"
             )
         if claim is not None:
-            await self._containers.mend(spec, tx, come_back=False)
+            await self._containers.mend(spec, tx, None)
             return (await self.nodes())[spec.node]
         workload, sandbox = await self._containers.create(spec, tx)
         return NodeFacts("running", workload, sandbox, spec.image_id, tx)
 
     @_for_people
-    async def keep(self, spec: NodeSpec, tx: str) -> Sequence[str]:
-        return await self._containers.mend(spec, tx, come_back=True)
+    async def keep(self, spec: NodeSpec, tx: str, phase: Phase) -> Sequence[str]:
+        return await self._containers.mend(spec, tx, phase)
+
+    @_for_people
+    async def prefer(self, avoid: Sequence[str]) -> Mapping[str, str]:
+        return await self._plugs.prefer(avoid)
+
+    @_for_people
+    async def tidy(self) -> None:
+        await self._plugs.drop_vlans()
 
     @_for_people
     async def ended(self, node: str) -> str | None:
@@ -227,9 +253,9 @@ class DockerDriver(HostDriver):
 
     @_for_people
     async def describe(self) -> HostFacts:
-        info, images = await together(self._engine.info(), self._engine.images())
+        info, images, nics = await together(self._engine.info(), self._engine.images(), self._nics.observe())
         engine = {"version": info["ServerVersion"], "liveRestore": bool(info.get("LiveRestoreEnabled"))}
-        return HostFacts(images=images, pool=len(self._pool), engine=engine)
+        return HostFacts(images=images, pool=len(self._pool), engine=engine, nics=nics)
 
     def events(self) -> AsyncGenerator[NodeEvent, None]:
         return EventStream(self._engine, self._owner).events()

@@ -29,9 +29,9 @@ from agents.docker.pool import Pool, Sandbox
 from agents.driver import NodeError
 from agents.files import Claim, NodeFiles
 from agents.namespace import Namespace, NamespaceGone, in_thread
-from agents.network import Network
+from agents.plugs import Plugs
 from agents.secrets import Secrets
-from agents.spec import NodeSpec
+from agents.spec import NodeSpec, Phase
 
 _ALIVE = ("running", "paused", "restarting")
 
@@ -46,7 +46,7 @@ class NodeContainers:
         pool: Pool,
         files: NodeFiles,
         secrets: Secrets,
-        network: Network,
+        plugs: Plugs,
         policy: Policy,
         grace: float,
     ) -> None:
@@ -56,7 +56,7 @@ class NodeContainers:
         self._pool = pool
         self._files = files
         self._secrets = secrets
-        self._network = network
+        self._plugs = plugs
         self._policy = policy
         self._grace = grace
 
@@ -82,9 +82,9 @@ class NodeContainers:
         self._pool.hold()
         try:
             reserved = self._pool.reserve()
-            claim = Claim(spec.node, tx, reserved.id if reserved else None)
+            claim = Claim(spec.node, tx, reserved.id if reserved else None, spec.attachment.vlan_interfaces)
             try:
-                paths, nics = await together(self._place(spec, claim), self._network.host_nics())
+                paths, nics = await together(self._place(spec, claim), self._plugs.host_nics())
             except BaseException:
                 if reserved is not None:
                     self._pool.give_back(reserved)
@@ -93,20 +93,27 @@ class NodeContainers:
             with self.open_namespace(sandbox) as namespace:
                 workload, _ = await together(
                     self._create_workload(spec, tx, sandbox.id, paths),
-                    self._network.attach(spec.attachment, namespace, nics),
+                    self._plugs.attach(
+                        spec.node,
+                        spec.attachment,
+                        spec.attachment.stands_up(None),
+                        (sandbox.pid, sandbox.id),
+                        namespace,
+                        nics,
+                    ),
                 )
             await self._engine.start(workload)
             return workload, sandbox.id
         finally:
             self._pool.release()
 
-    async def mend(self, spec: NodeSpec, tx: str, *, come_back: bool) -> list[str]:
+    async def mend(self, spec: NodeSpec, tx: str, phase: Phase | None) -> list[str]:
         """Bring a node into order, touching only what is wrong; returns what was done, for people.
 
-        With `come_back` the engine restarts both containers by itself from now on.
+        With a `phase` it is committed: the engine restarts both containers by itself from now on.
         """
         actions: list[str] = []
-        await in_thread(self._claim_and_write, spec, Claim(spec.node, tx))
+        await in_thread(self._claim_and_write, spec, _claim(spec, tx))
         workload, sandbox = await together(self.find(spec.node), self.find(sandbox_name(spec.node)))
         if workload is not None and workload.tx != tx:
             raise await self._in_use(spec.node)
@@ -114,10 +121,10 @@ class NodeContainers:
         with self.open_namespace(sandbox) as namespace:
             if workload is not None:
                 workload = await self._leave_other_network(workload, sandbox, namespace, actions)
-            nics = await self._network.host_nics()
-            actions += await self._network.mend(spec.attachment, namespace, nics)
+            up, holder = spec.attachment.stands_up(phase), (sandbox.pid, sandbox.id)
+            actions += await self._plugs.mend(spec.node, spec.attachment, up, holder, namespace)
         workload = await self._mend_workload(spec, tx, workload, sandbox, actions)
-        if come_back:
+        if phase is not None:
             both = [one.id for one in (workload, sandbox) if one.restart_policy != RESTART_COMMITTED]
             await together(*(self._engine.set_restart(identity, RESTART_COMMITTED) for identity in both))
         return actions
@@ -142,7 +149,7 @@ class NodeContainers:
     ) -> Container:
         if found is not None and found.status in _ALIVE:
             return found
-        paths = await self._place(spec, Claim(spec.node, tx))
+        paths = await self._place(spec, _claim(spec, tx))
         if found is None:
             await self._create_workload(spec, tx, sandbox.id, paths)
             actions.append(f"made the {WORKLOAD}")
@@ -166,7 +173,7 @@ class NodeContainers:
             reserved = await self._ours(taken)
             sandbox = reserved if reserved is not None and reserved.name.startswith(POOL_PREFIX) else None
         mine = [one for one in (workload, sandbox) if one is not None and (one.tx == tx or one.id == taken)]
-        await self._unplug(next((one for one in mine if one is sandbox), None))
+        await self._unplug(node, next((one for one in mine if one is sandbox), None))
         await together(*(self._engine.remove(one.id) for one in mine))
         if spec.volume is not None:
             await self._remove_volume(spec.volume.name, tx)
@@ -182,11 +189,11 @@ class NodeContainers:
                 await self._engine.stop(workload.id, self._grace)
             await self._engine.remove(workload.id)
         if sandbox is not None:
-            await self._unplug(sandbox)
+            await self._unplug(node, sandbox)
             await self._engine.remove(sandbox.id)
         await self._forget(node)
 
-    async def _unplug(self, sandbox: Container | None) -> None:
+    async def _unplug(self, node: str, sandbox: Container | None) -> None:
         """Take the NICs out of a sandbox that is about to be removed; one that does not run has none to take."""
         if sandbox is None or sandbox.status not in _ALIVE:
             return
@@ -195,7 +202,7 @@ class NodeContainers:
         except NamespaceGone:
             return  # it ended in this moment
         with namespace:
-            await self._network.detach(namespace)
+            await self._plugs.detach(node, namespace)
 
     async def _remove_volume(self, name: str, tx: str) -> None:
         volume = await self._engine.volume(name)
@@ -230,11 +237,16 @@ class NodeContainers:
         return await in_thread(place)
 
     async def _forget(self, node: str) -> None:
-        def forget() -> None:
+        def forget() -> Claim | None:
+            claim = self._files.claimed(node)
             self._secrets.remove(node)
             self._files.remove(node)
+            return claim
 
-        await in_thread(forget)
+        claim = await in_thread(forget)
+        self._plugs.forget(node)
+        if claim is not None and claim.vlans:
+            await self._plugs.drop_vlans()
 
     async def _get_sandbox(self, node: str, tx: str, reserved: Sandbox | None) -> Sandbox:
         try:
@@ -299,6 +311,10 @@ async def together(*work: Awaitable[Any]) -> tuple[Any, ...]:
         if isinstance(result, BaseException):
             raise result
     return tuple(results)
+
+
+def _claim(spec: NodeSpec, tx: str) -> Claim:
+    return Claim(spec.node, tx, vlans=spec.attachment.vlan_interfaces)
 
 
 def _foreign(name: str, found: Container) -> str:

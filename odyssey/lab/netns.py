@@ -7,6 +7,7 @@ Processes enter a namespace by `nsenter --net`: `ip netns exec` mounts /sys anew
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from odyssey.lab.shell import LabError, run
 
+_FIRST_INDEX = 1 << 24
 RUN_NETNS = Path("/run/netns")
 
 
@@ -88,11 +90,21 @@ def connect(cable: Cable) -> None:
         for end, present in ((cable.a, here), (cable.b, there)):
             if end.interface in present:
                 ip(end.netns, f"link delete {end.interface}")
-        ip(cable.a.netns, f"link add {_described(cable.a)} type veth peer {_described(cable.b)} netns {cable.b.netns}")
+        a, b = f"{_described(cable.a)} index {_index(cable.a)}", _described(cable.b)
+        ip(cable.a.netns, f"link add {a} type veth peer {b} netns {cable.b.netns}")
         for end in (cable.a, cable.b):
             run(inside(end.netns, ["ethtool", "-K", end.interface, "tx", "off"]))
     for end in (cable.a, cable.b):
         ip(end.netns, f"link set {end.interface} up")
+
+
+def _index(end: End) -> int:
+    """An interface index that the kernel, which counts from 1, gives to nobody else.
+
+    Where both ends of a cable have the same index, the kernel takes the one for a link of its own and tells of its
+    carrier up to a second late (net/core/link_watch.c).
+    """
+    return _FIRST_INDEX + zlib.crc32(end.interface.encode()) % _FIRST_INDEX
 
 
 def set_link(end: End, *, up: bool) -> None:

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from controller import texts
 from controller.fabric import Port, format_mac, parse_mac
-from controller.flows import ETH_ARP, VLAN_PRESENT, TableSet
+from controller.flows import ETH_ARP, VLAN_PRESENT, FlowEntry, TableSet
 from tests.fabric_check.cases import (
     BORDER_PORT,
     HOST_PORT,
@@ -166,6 +166,10 @@ class OpenVSwitch:
             file = self._path / f"{switch}.bundle"
             file.write_text("\n".join(lines) + "\n")
             self._ofctl(switch, "bundle", str(file))
+
+    def add(self, switch: str, entry: FlowEntry) -> None:
+        """Add one entry; what was learned stays."""
+        self._ofctl(switch, "add-flow", texts.entry_text(entry))
 
     def set_down(self, down: frozenset[Port]) -> None:
         """Take the carrier from these ports, and give it to all others."""

@@ -96,10 +96,17 @@ class DockerHost:
         self.client.import_image_from_data(_web_archive(), *WEB.split(":"), changes=['CMD ["httpd","-f","-p","8080"]'])
 
     def cable(self) -> None:
-        """Connect both NICs; checksums are filled in by the sender, as on a real cable."""
+        """Connect both NICs; checksums are filled in by the sender, as on a real cable.
+
+        Were the indices of both ends equal, the kernel would tell of a lost carrier up to a second late
+        (net/core/link_watch.c).
+        """
         for number in (0, 1):
-            nic, peer = f"eth{number}", f"wire{number}"
-            run("ip", "link", "add", nic, "netns", HOST, "type", "veth", "peer", "name", peer, "netns", WIRE)
+            nic, peer, index = f"eth{number}", f"wire{number}", str(100 + number)
+            run(
+                "ip", "link", "add", nic, "index", index, "netns", HOST, "type", "veth", "peer", "name", peer,
+                "netns", WIRE,
+            )  # fmt: skip
             for netns, name in ((HOST, nic), (WIRE, peer)):
                 run("nsenter", f"--net=/run/netns/{netns}", "ethtool", "-K", name, "tx", "off")
                 run("ip", "-n", netns, "link", "set", name, "up")

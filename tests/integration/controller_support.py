@@ -35,6 +35,7 @@ SUBNET = f"198.18.{os.getpid() % 256}"  # RFC 2544: for tests
 HOSTS = ("h1", "h2", "h3")
 SWITCHES = ("sw1", "sw2")
 OVS_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+FIRST_INDEX = 1 << 24  # of interfaces; the kernel counts from 1
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -273,8 +274,11 @@ class Lab:
 
     def _cable(self, netns: str, interface: str, mac: str, switch: str, port: str, number: int) -> None:
         address = ["address", mac] if mac else []
+        # Equal indices at both ends would let the kernel tell of a lost carrier up to a second late.
+        index = str(FIRST_INDEX + len(self.switches) * 1000 + number * 10 + int(switch[-1]))
         run(
-            *("ip", "link", "add", "name", interface, "netns", f"{PREFIX}{netns}", *address, "type", "veth"),
+            *("ip", "link", "add", "name", interface, "index", index, "netns", f"{PREFIX}{netns}", *address),
+            *("type", "veth"),
             *("peer", "name", port, "netns", f"{PREFIX}{switch}"),
         )
         for where, name in ((netns, interface), (switch, port)):

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import os
 import socket
 import struct
@@ -19,7 +17,6 @@ from agents.spec import NodeSpec
 from tests.integration.agent_support import (
     FABRIC_MAC,
     HOST,
-    WIRE,
     Agent,
     DockerHost,
     docker_host,
@@ -29,11 +26,10 @@ from tests.integration.agent_support import (
     run,
     running_agent,
 )
+from tests.integration.agent_wire import ETHERTYPE_IPV4, WAIT, Wire, node_socket, packed, udp
 
-ETHERTYPE_IPV4 = 0x0800
 REMOTE = "172.16.30.2"
 PORT = 5353
-WAIT = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -50,78 +46,12 @@ async def agent(host: DockerHost, tmp_path: Path) -> AsyncIterator[Agent]:
         host.clear()
 
 
-class Wire:
-    """The far end of one cable: sees every IPv4 frame and can send some."""
-
-    def __init__(self, number: int) -> None:
-        with Namespace(os.open(f"/run/netns/{WIRE}", os.O_RDONLY)), inside(WIRE):
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE_IPV4))
-            self._socket.bind((f"wire{number}", ETHERTYPE_IPV4))
-        self._socket.setblocking(False)
-
-    async def frame(self, payload: bytes) -> bytes:
-        """Return the next frame that holds the payload."""
-        async with asyncio.timeout(WAIT):
-            while True:
-                try:
-                    seen = await asyncio.get_running_loop().sock_recv(self._socket, 2048)
-                except OSError as error:
-                    if error.errno != errno.ENETDOWN:  # told once after the cable was pulled
-                        raise
-                    continue
-                if payload in seen:
-                    return seen
-
-    def send(self, frame: bytes) -> None:
-        """Put a frame on the cable."""
-        self._socket.send(frame)
-
-    def quiet(self, payload: bytes) -> bool:
-        """Tell whether no frame with the payload has come."""
-        while True:
-            try:
-                if payload in self._socket.recv(2048):
-                    return False
-            except BlockingIOError:
-                return True
-
-    @contextlib.contextmanager
-    def reflecting(self, *nodes: int) -> Iterator[None]:
-        """Do what a switch does for nodes of one host: rewrite the MACs by the destination and send the frame back."""
-        macs = {socket.inet_aton(f"172.16.20.{number}"): bytes([2, 0, 172, 16, 20, number]) for number in nodes}
-
-        def reflect() -> None:
-            frame = self._socket.recv(2048)
-            if frame[0:6] == packed(FABRIC_MAC) and frame[30:34] in macs:
-                self.send(macs[frame[30:34]] + packed(FABRIC_MAC) + frame[12:])
-
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket, reflect)
-        try:
-            yield
-        finally:
-            loop.remove_reader(self._socket)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 @pytest.fixture
 def wires(host: DockerHost) -> Iterator[tuple[Wire, Wire]]:
     made = (Wire(0), Wire(1))
     yield made
     for wire in made:
         wire.close()
-
-
-async def udp(host: DockerHost, node: str) -> socket.socket:
-    """Return a UDP socket of the node."""
-    with Namespace(os.open(f"/proc/{host.pid(node)}/ns/net", os.O_RDONLY)) as namespace:
-        return await namespace.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
-
-def packed(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
 
 
 async def test_a_frame_leaves_by_the_first_nic_with_the_nodes_mac(
@@ -256,7 +186,7 @@ async def test_only_what_is_wrong_is_mended(host: DockerHost, agent: Agent) -> N
     assert "172.16.20.1/32" in host.in_node("shop-app-1", "ip", "addr", "show", "lo")
     routes = host.in_node("shop-app-1", "ip", "route")
     assert "dev fab0" in routes and "dev fab1" in routes
-    assert await agent.driver.keep(_parsed(1), "t1") == []
+    assert await agent.driver.keep(_parsed(1), "t1", "admitted") == []
 
 
 async def test_connections_are_counted_by_direction(host: DockerHost, agent: Agent, wires: tuple[Wire, Wire]) -> None:
@@ -282,8 +212,7 @@ async def test_connections_are_counted_by_direction(host: DockerHost, agent: Age
 
 async def tcp(host: DockerHost, node: str) -> socket.socket:
     """Return a TCP socket of the node."""
-    with Namespace(os.open(f"/proc/{host.pid(node)}/ns/net", os.O_RDONLY)) as namespace:
-        return await namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
+    return await node_socket(host, node, socket.AF_INET, socket.SOCK_STREAM)
 
 
 async def _ignore(data: object) -> None: ...

@@ -20,7 +20,9 @@ Settings = tuple[dict[str, Any], list[int]]  # of the callers, and the processes
 @contextmanager
 def _rdmp(folder: Path, pki: Pki) -> Iterator[Settings]:
     with children() as started:
-        fleet = Fleet(folder / "rpc", pki, started, {"max_connections": 1000, "handshake_timeout": 30.0})
+        # All callers have one certificate, and one of them alone may call more often than an operator should.
+        many = {"connections_per_certificate": 1000, "messages_per_second": 1_000_000}
+        fleet = Fleet(folder / "rpc", pki, started, {"max_connections": 1000, "handshake_timeout": 30.0, **many})
         hub, ready = fleet.orchestrate()
         yield {"kind": "rdmp", "port": ready["port"], "tls": pki.one("operator", "caller")}, [hub.pid]
 

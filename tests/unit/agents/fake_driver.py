@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from agents.connections import Connections
 from agents.driver import HostDriver, HostFacts, HostUnreachable, NodeError, NodeEvent, NodeFacts, NodeHeld
 from agents.health import Probe
-from agents.spec import NodeSpec
+from agents.spec import NodeSpec, Phase
 
 
 class FakeDriver(HostDriver):
@@ -18,6 +18,9 @@ class FakeDriver(HostDriver):
     def __init__(self) -> None:
         self.standing: dict[str, NodeFacts] = {}
         self.kept: set[str] = set()
+        self.phases: dict[str, Phase] = {}
+        self.avoided: list[tuple[str, ...]] = []
+        self.not_rerouted: dict[str, str] = {}
         self.neighbours_told: list[tuple[str, int]] = []
         self.reasons: list[str] = []
         self.fails: dict[str, str] = {}
@@ -55,12 +58,13 @@ class FakeDriver(HostDriver):
         finally:
             self.running_at_once -= 1
 
-    async def keep(self, spec: NodeSpec, tx: str) -> Sequence[str]:
+    async def keep(self, spec: NodeSpec, tx: str, phase: Phase) -> Sequence[str]:
         if self.unreachable:
             raise HostUnreachable("no engine")
         if spec.node in self.fails:
             raise NodeError(self.fails[spec.node])
         self.kept.add(spec.node)
+        self.phases[spec.node] = phase
         self.standing.setdefault(spec.node, NodeFacts("running", "c", "s", "sha256:1", tx))
         return self.mends.pop(spec.node, [])
 
@@ -78,6 +82,12 @@ class FakeDriver(HostDriver):
         if node in self.fails:
             raise NodeError(self.fails[node])
         self.standing.pop(node, None)
+
+    async def prefer(self, avoid: Sequence[str]) -> Mapping[str, str]:
+        self.avoided.append(tuple(avoid))
+        return dict(self.not_rerouted)
+
+    async def tidy(self) -> None: ...
 
     async def neighbours(self, spec: NodeSpec) -> None:
         if spec.node in self.fails:

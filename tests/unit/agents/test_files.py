@@ -25,6 +25,28 @@ def test_a_claim_is_kept_and_replaced(files: NodeFiles, tmp_path: Path) -> None:
     assert files.claimed("shop-app-3") == Claim("shop-app-3", "t2", None)
 
 
+def test_claims_tell_which_vlan_interfaces_are_needed(files: NodeFiles, tmp_path: Path) -> None:
+    files.claim(Claim("shop-app-3", "t1", None, frozenset({"eth0.120", "eth1.120"})))
+    files.claim(Claim("shop-app-4", "t2", "sandbox1"))
+    (tmp_path / "nodes/shop-app-5").mkdir()  # a folder whose claim was never written
+    assert NodeFiles(tmp_path / "nodes").claims() == (
+        Claim("shop-app-3", "t1", None, frozenset({"eth0.120", "eth1.120"})),
+        Claim("shop-app-4", "t2", "sandbox1"),
+    )
+
+
+def test_a_claim_of_the_version_before_is_understood(files: NodeFiles, tmp_path: Path) -> None:
+    (tmp_path / "nodes/shop-app-3").mkdir()
+    (tmp_path / "nodes/shop-app-3/claim.json").write_text('{"node": "shop-app-3", "tx": "t1", "sandbox": null}')
+    assert files.claimed("shop-app-3") == Claim("shop-app-3", "t1")
+
+
+def test_both_addresses_of_a_node_have_its_name(files: NodeFiles) -> None:
+    files.write(spec(address6="fd00:20::3"))
+    hosts = files.hosts_file("shop-app-3").read_text().splitlines()
+    assert hosts[1:] == ["172.16.20.3 shop-app-3 node", "fd00:20::3 shop-app-3 node"]
+
+
 def test_what_the_container_sees(files: NodeFiles) -> None:
     files.write(spec(neighbours=neighbours("shop-app-3", 4)))
     assert files.hosts_file("shop-app-3").read_text() == "127.0.0.1 localhost\n172.16.20.3 shop-app-3 node\n"

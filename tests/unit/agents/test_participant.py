@@ -165,6 +165,44 @@ async def test_a_stop_that_fails_is_raised_and_nobody_brings_the_node_back(stage
     assert effect.state["node/shop-app-3"] is None and stage.driver.standing == {}
 
 
+async def test_nics_to_be_avoided_are_committed_state(stage: Stage) -> None:
+    body = operation(prefer={"avoid": ["eth1"]})
+    tx = stage.tx("t1", body)
+    assert await stage.participant.prepare(tx) == Effect()
+    effect = await stage.commit(tx, "prefer")
+    assert effect.degraded is None and stage.driver.avoided == [("eth1",)]
+    assert (await stage.participant.observe())["avoid"] == ["eth1"]
+    other = Stage(FakeDriver())
+    await other.participant.restore({key: value for key, value in stage.state.items() if value is not None}, [])
+    assert other.driver.avoided == [("eth1",)]
+    await other.commit(other.tx("t2", operation(prefer={"avoid": []})), "prefer")
+    assert other.driver.avoided[-1] == () and other.state["agent/prefer"] == {"avoid": []}
+
+
+async def test_a_node_that_did_not_follow_degrades_the_stage(stage: Stage) -> None:
+    stage.driver.not_rerouted = {"shop-app-3": "ip failed"}
+    effect = await stage.commit(stage.tx("t1", operation(prefer={"avoid": ["eth1"]})), "prefer")
+    assert effect.degraded == "node shop-app-3: ip failed"
+    assert effect.state["agent/prefer"] == {"avoid": ["eth1"]}
+
+
+async def test_a_promotion_is_the_drivers_affair_only_where_the_nics_wait_for_it(stage: Stage) -> None:
+    for number, link in ((3, "admitted"), (4, "up")):
+        name = f"shop-app-{number}"
+        tx = stage.tx(f"t{number}", operation([document(name, link=link)], admit={"standby": [name]}))
+        await stage.participant.prepare(tx)
+        await stage.commit(tx, "admit")
+    assert stage.driver.phases == {"shop-app-3": "standby", "shop-app-4": "standby"}
+    stage.driver.mends["shop-app-3"] = ["fab0 was down"]
+    effect = await stage.commit(
+        stage.tx("t9", operation(admit={"nodes": ["shop-app-3", "shop-app-4"]})), "admit"
+    )  # fmt: skip
+    assert effect.degraded is None
+    assert stage.driver.phases == {"shop-app-3": "admitted", "shop-app-4": "standby"}
+    await stage.participant.restorer.restore()
+    assert stage.driver.phases == {"shop-app-3": "admitted", "shop-app-4": "admitted"}
+
+
 async def test_an_unknown_stage_is_an_error(stage: Stage) -> None:
     with pytest.raises(ValueError, match="no stage 'retire'"):
         await stage.commit(stage.tx("t1", operation()), "retire")
