@@ -67,6 +67,13 @@ class Compilation:
         inventory = self.intent.inventory
         return inventory is not None and switch in inventory.switches and inventory.switches[switch].maintenance
 
+    def only_in(self, switch: str, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        """Return the entries of tables of a switch that let in to prefixes what nothing of others does."""
+        inventory = self.intent.inventory
+        if inventory is None or switch not in inventory.switches:
+            return frozenset()
+        return PROFILES[inventory.switches[switch].profile].only_in(tables, others)
+
     def delivery(self, switch: str) -> Delivery | None:
         """Return how changes get to a switch, None: in one atomic bundle."""
         inventory = self.intent.inventory

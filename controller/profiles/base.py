@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from controller.fabric import Intent, Inventory, Port, Refusal
-from controller.flows import FlowEntry, TableSet
+from controller.flows import EntryKey, FlowEntry, TableSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +82,11 @@ class SwitchProfile(ABC):
     @abstractmethod
     def is_egress(self, entry: FlowEntry) -> bool:
         """Tell whether an entry only delivers what another switch has let in: it comes first and goes last."""
+
+    def only_in(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        """Return the entries of ``tables`` that let in to whole prefixes what nothing of ``others`` does.
+
+        They also let in to addresses that nobody has: in an update they go before somebody gets one, and come after
+        somebody has lost one.  None unless the profile says so.
+        """
+        return frozenset()

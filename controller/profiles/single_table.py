@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from controller.fabric import Intent, Inventory, Port, Refusal
 from controller.families import FAMILIES, IPV4, Family
-from controller.flows import FlowEntry, TableSet
+from controller.flows import EntryKey, FlowEntry, TableSet
 from controller.profiles import single_table_rules as rules
 from controller.profiles.base import SwitchProfile
+from controller.profiles.single_table_changes import only_in
 from controller.profiles.single_table_layers import LLDP, TRANSIT, TRANSIT_SERVICE
 from controller.profiles.single_table_policy import PolicyEntries
 from controller.profiles.single_table_transit import Surroundings
@@ -48,6 +49,9 @@ class SingleTableProfile(SwitchProfile):
 
     def is_egress(self, entry: FlowEntry) -> bool:
         return TRANSIT <= entry.priority <= TRANSIT_SERVICE
+
+    def only_in(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        return only_in(tables, others)
 
 
 def _entries(view: SwitchView) -> Iterator[FlowEntry]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def test_lots_are_bounded() -> None:
 
 
 def flows(compilation: Compilation) -> Iterator[Flow]:
-    """Yield what may be tried; an address that nobody has too."""
+    """Yield what may be tried; also to addresses that nobody has, and from one service address to another."""
     intent = compilation.intent
     tries = [samples.syn(40000, 8080), samples.syn(40000, 5432), samples.syn(40000, 80), samples.udp(40000, 5353)]
     tries += [samples.ack(8080, 40000), samples.ack(5432, 40000), samples.ack(80, 40000)]
@@ -67,12 +68,16 @@ def flows(compilation: Compilation) -> Iterator[Flow]:
                 for at in samples.entrances(intent, source):
                     yield source, target, at, packet
                     yield source, "nobody", at, packet | {"ipv4_dst": packet["ipv4_dst"] | 0x60}
+                    if target == "service":
+                        yield source, "nobody", at, packet | {"ipv4_src": packet["ipv4_src"] & ~0xFF | 1}
+                    if target == "edge":
+                        yield source, "nobody", at, packet | {"ipv4_dst": int(IPv4Address("203.0.113.1"))}
 
 
 def steps(old: Tables, new: Compilation, order: Order, turns: list[int]) -> Iterator[tuple[Tables, Change]]:
     """Yield the tables after each single change, and the change; the switches take turns within a round."""
     state = dict(old)
-    for changes in rounds(old, new.tables, new.is_egress):
+    for changes in rounds(old, new.tables, new.is_egress, new.only_in):
         waiting = {switch: [one for phase in order(some) for one in phase] for switch, some in changes.items()}
         for number in range(sum(map(len, waiting.values()))):
             ready = sorted(switch for switch in waiting if waiting[switch])
@@ -89,9 +94,9 @@ def touches(change: Change, packet: Packet) -> bool:
     return matches(Match(tuple(kept)), packet)
 
 
-def outcome(fabric: Fabric, flow: Flow) -> str | None:
-    """Return where a flow arrives and with which MAC."""
-    found = [f"{one.port} {one.packet['eth_dst']:x}" for one in fabric.trace(flow[3], flow[2]).deliveries]
+def outcome(fabric: Fabric, flow: Flow) -> int | None:
+    """Return the MAC of whom a flow arrives at."""
+    found = [one.packet["eth_dst"] for one in fabric.trace(flow[3], flow[2]).deliveries]
     return found[0] if found else None
 
 
@@ -129,6 +134,9 @@ def stays(old: Compilation, new: Compilation, node: str) -> bool:
     return was is None or will is None or was.host == will.host
 
 
+booleans = st.booleans()
+
+
 @st.composite
 def intents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draw two intents for one fabric: phases, hosts, policies and pins differ."""
@@ -151,7 +159,7 @@ def intents(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
             host = draw(st.sampled_from(["h1", "h2", "h3"])) if key == "binding/shop-app-2" else base[key]["host"]
             documents[key] = base[key] | {"phase": phase, "host": host}
             admitted += [base[key]["node"]] if phase == "admitted" and "app" in key else []
-        if admitted and draw(st.integers(0, 1)):
+        if draw(booleans) and admitted:
             pins = draw(st.sets(st.sampled_from(["172.16.10.0/24", "172.16.10.2/32", "203.0.113.0/25"])))
             pinned = [(pin, draw(st.sampled_from(admitted))) for pin in sorted(pins)]
             documents["service/shop/app"] = single_tables.service(*pinned)
@@ -183,32 +191,37 @@ def from_below(changes: Sequence[Change]) -> tuple[tuple[Change, ...], ...]:
 
 
 def changing() -> tuple[Compilation, Compilation]:
-    """Return two intents between which prefixes split and a service appears."""
+    """Return two intents between which two service addresses appear."""
+    before = single_tables.shop("alliedtelesis")
+    after = before | {"service/shop/app": single_tables.service(("172.16.10.0/24", "shop-app-1"))}
+    after |= {"service/shop/lb": samples.service("shop/lb", "172.16.10.1")}
+    return samples.compiled(before), samples.compiled(after)
+
+
+def splitting() -> tuple[Compilation, Compilation]:
+    """Return two intents between which a prefix towards a trunk is split."""
+    before = ring()
+    after = before | {"binding/shop-db-2": samples.binding("shop-db-2", "shop/db", "172.16.30.200", "h4")}
+    return samples.compiled(before), samples.compiled(after)
+
+
+def ring() -> dict[str, Any]:
+    """Return a ring of three switches with the database on the third and an empty host on the second."""
     documents = single_tables.shop("alliedtelesis")
-    hosts = documents["inventory"]["hosts"]
-    hosts["h1"]["attachments"] = hosts["h1"]["attachments"][:1]
-    hosts["h2"]["attachments"] = hosts["h2"]["attachments"][1:]
-    documents |= {"policy/shop/app/lb": samples.policy("shop/app", "shop/lb", ("tcp", 8080))}
-    later = documents | {"service/shop/app": single_tables.service(("172.16.10.0/24", "shop-app-1"))}
-    later |= {
-        "expose/shop/app/edge": {"network": "shop/app", "border": "edge", "ports": [{"protocol": "tcp", "port": 80}]}
-    }
-    del documents["expose/shop/lb/edge"]
-    return samples.compiled(documents), samples.compiled(later)
+    inventory = single_tables.tagged(samples.inventory(hosts=4, switches=3), "alliedtelesis")
+    inventory["fabric"]["links"].append({"a": {"switch": "sw1", "port": 110}, "b": {"switch": "sw3", "port": 110}})
+    for host, switch in (("h3", "sw3"), ("h4", "sw2")):
+        inventory["hosts"][host]["attachments"] = [{"nic": "eth0", "switch": switch, "port": 9, "tagged": True}]
+    return documents | {"inventory": inventory}
 
 
 def test_planted_orders_are_found() -> None:
     old, new = changing()
-    assert breaches(old, new, phases, [0, 1]) == [] and breaches(new, old, phases, [0, 1]) == []
-    assert breaches(old, new, from_below, [0, 1]), "the gateway of the border is open until its entry comes"
-    moved = single_tables.shop("alliedtelesis")
-    moved["inventory"]["hosts"]["h3"]["attachments"][0]["port"] = 9
-    near, far = samples.compiled(single_tables.shop("alliedtelesis")), samples.compiled(moved)
-    assert difference(near.tables["sw2"], far.tables["sw2"])
-    policy = dict(single_tables.shop("alliedtelesis"))
-    policy["binding/shop-db-2"] = samples.binding("shop-db-2", "shop/db", "172.16.30.200", "h1")
-    assert breaches(near, samples.compiled(policy), phases, [0]) == []
-    assert breaches(near, samples.compiled(policy), deletions_first, [0]), "a prefix is split after it went"
+    assert breaches(old, new, phases, [0, 1]) == []
+    assert breaches(old, new, from_below, [0, 1]), "a service asks another one before that is closed"
+    old, new = splitting()
+    assert breaches(old, new, phases, [0, 1, 2]) == [] and breaches(new, old, phases, [0, 1, 2]) == []
+    assert breaches(old, new, deletions_first, [0, 1, 2]), "the prefix goes before its halves come"
 
 
 # The wire
