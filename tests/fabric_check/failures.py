@@ -85,14 +85,17 @@ class Failures:
                 yield self.case.mismatch(_with_down(shot, down), by, wrong, outcome.story)
 
     def traced(self, switches: OpenVSwitch, sets: int, packets: int) -> Iterator[Mismatch]:
-        """Ask Open vSwitch, which holds the tables of the case, about some packets in some of the combinations."""
+        """Ask Open vSwitch, which holds the tables of the case, about some packets in some of the combinations.
+
+        Tables of switches without groups are those of the moment before the controller has seen it.
+        """
         chance = random.Random(self.case.seed)
         shots, combinations = self.shots(), list(self.combinations())
         for down in chance.sample(combinations, min(len(combinations), sets)):
             switches.set_down(self.case.fabric.with_down(down).down)
             for shot, verdict in chance.sample(shots, min(len(shots), packets)):
                 outcome = switches.outcome(shot.packet, shot.at, self.case.fabric.links)
-                if wrong := self.fault(shot, verdict, down, outcome):
+                if wrong := self.fault(shot, verdict, down, outcome, mended=self.case.kinds == {True}):
                     yield self.case.mismatch(_with_down(shot, down), "ofproto/trace", wrong, outcome.story)
         switches.set_down(frozenset())
 

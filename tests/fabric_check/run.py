@@ -86,7 +86,7 @@ def _of(case: Case, effort: Effort, switches: OpenVSwitch | None, report: Report
         failures = Failures(case)
         report.failures += sum(1 for _ in failures.combinations())
         yield from failures.mismatches()
-    if switches is not None and effort.traces and case.profiles == "openvswitch":
+    if switches is not None and effort.traces:
         some = random.Random(case.seed).sample(shots, min(len(shots), effort.traces))
         report.traces += len(some)
         switches.load(case.fabric.tables)
