@@ -2,7 +2,7 @@
 # Everything a newcomer may type. The targets install what they need (Debian 12, as root); a second run is instant.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-unit test-integration test-e2e simulate chaos-rdmp fuzz demo bench bench-rdmp bench-fabric lab-up lab-down lock clean
+.PHONY: help setup lint format test test-unit test-integration test-e2e simulate chaos-rdmp soak-controller fuzz demo bench bench-rdmp bench-fabric lab-up lab-down lock clean
 PY := .venv/bin/python
 IMAGE_SCRIPTS := $(wildcard examples/shop/images/*/*.py)
 
@@ -35,6 +35,9 @@ test-e2e: setup ## tests of the whole
 
 chaos-rdmp: setup ## RDMP in real processes under kills, stops, full disks and cut links; MINUTES=5, SEED=N
 	@$(PY) -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) --json
+
+soak-controller: setup ## switches that connect and leave by thousands: threads, sockets, memory; MINUTES=10, SEED=N, REPORT=FILE
+	@$(PY) -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
 
 fuzz: setup ## coverage-guided fuzzing of RDMP; SECONDS=60 for all targets together
 	@$(PY) -m tests.fuzz --seconds $(if $(filter command,$(origin SECONDS)),$(SECONDS),60)

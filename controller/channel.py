@@ -3,17 +3,39 @@
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.batches import Delivery
 from controller.changes import Change
+from controller.device import Device
 from controller.flows import FlowEntry, GroupEntry, MeterEntry
+from controller.ports import PortChange, PortCounters, PortState
 
 
 class ChannelError(Exception):
     """A switch refused a request, did not answer in time, or is gone."""
+
+
+class NotMasterError(ChannelError):
+    """A write was refused because the switch takes writes from another controller."""
+
+
+class StaleGenerationError(ChannelError):
+    """A role was refused because another controller had one under a higher ``generation``, which the switch told."""
+
+    def __init__(self, text: str, generation: int = 0) -> None:
+        super().__init__(text)
+        self.generation = generation
+
+
+class Role(enum.StrEnum):
+    """What a controller is to a switch (OpenFlow 1.3.5, 6.3.6); EQUAL, the default of a connection, is never used."""
+
+    MASTER = "master"
+    SLAVE = "slave"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +91,21 @@ class Channel(ABC):
         """Where the switch connects from."""
 
     @abstractmethod
+    async def take_role(self, role: Role, generation: int) -> None:
+        """Ask for a role under a generation (64 bits); without MASTER, ``apply`` sends nothing.
+
+        Raises StaleGenerationError, and ChannelError for anything else.
+        """
+
+    @abstractmethod
     async def apply(self, changes: Sequence[Change]) -> None:
         """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
 
         With a ``delivery`` they are made in the order and lots of ``controller.batches``; where one fails, those before
         it stay made.
         Meters are the exception: they come before everything else and go after it, since no bundle takes them.
-        If the connection ends meanwhile, it is not known whether they were made.
+        If the connection ends meanwhile, it is not known whether they were made.  Raises NotMasterError if this channel
+        was not granted MASTER, or another controller took it since.
         """
 
     @abstractmethod
@@ -89,6 +119,22 @@ class Channel(ABC):
     @abstractmethod
     async def read_meters(self) -> MeterReading:
         """Read all meters, none of a switch that has none; raises ChannelError."""
+
+    @abstractmethod
+    async def read_ports(self) -> tuple[PortState, ...]:
+        """Read the description of every port; raises ChannelError."""
+
+    @abstractmethod
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        """Read the counters of every port; raises ChannelError."""
+
+    @abstractmethod
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        """Have ``listener`` called, in place of the one before, with every change of a port."""
+
+    @abstractmethod
+    def device(self) -> Device:
+        """Return the switch as a probe sees it."""
 
     @abstractmethod
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:

@@ -17,7 +17,7 @@ from controller.batches import Delivery
 from controller.fabric import Document, Intent, IntentRefused, Port, Refusal
 from controller.flows import EntryKey, FlowEntry, Kind, TableSet, crc_owner, make_cookie
 from controller.intent import parse_intent
-from controller.profiles import PROFILES
+from controller.profiles import PROFILES, SwitchProfile
 
 #: Users of a switch's entries that a refusal names; the rest is counted.
 NAMED_USERS = 12
@@ -34,7 +34,7 @@ class Compilation:
     def owners(self) -> Mapping[int, str]:
         """The name of each owner: ``binding/shop-app-1``, ``policy/shop/lb/app``, ``host/h1`` and so on."""
         intent = self.intent
-        names = {make_cookie(Kind.BASE, 0, 0): "base"}
+        names = {make_cookie(Kind.BASE, 0, 0): "base", make_cookie(Kind.PROBE, 0, 0): "probe"}
         for node, binding in intent.bindings.items():
             names[make_cookie(Kind.BINDING, int(binding.address), 0)] = f"binding/{node}"
         for key in intent.policies:
@@ -61,6 +61,11 @@ class Compilation:
         if inventory is None or switch not in inventory.switches:
             return False
         return PROFILES[inventory.switches[switch].profile].is_egress(entry)
+
+    def profile(self, switch: str) -> SwitchProfile:
+        """Return the profile of a switch of the inventory."""
+        assert self.intent.inventory is not None
+        return PROFILES[self.intent.inventory.switches[switch].profile]
 
     def in_maintenance(self, switch: str) -> bool:
         """Tell whether a switch is out of use."""
@@ -140,7 +145,7 @@ def capacity_refusals(now: Compilation, alternatives: Iterable[Compilation]) -> 
             if switch in one.tables:
                 keys |= one.tables[switch].entries.keys()
                 for key, entry in one.tables[switch].entries.items():
-                    by_user.setdefault(_user(one, entry.owner), set()).add(key)
+                    by_user.setdefault(user_of(one, entry.owner), set()).add(key)
         capacity = next(one.capacity(switch) for one in reversed(all_of_them) if switch in one.tables)
         if len(keys) > capacity:
             users = sorted(((len(found), user) for user, found in by_user.items()), reverse=True)
@@ -153,7 +158,8 @@ def capacity_refusals(now: Compilation, alternatives: Iterable[Compilation]) -> 
     return refusals
 
 
-def _user(compilation: Compilation, owner: int) -> str:
+def user_of(compilation: Compilation, owner: int) -> str:
+    """Return for whom an owner's entries are: the nodes of a network, policies, services and so on."""
     name = compilation.owner_name(owner)
     kind, _, rest = name.partition("/")
     if kind == "binding":

@@ -10,6 +10,7 @@ openflow_listen = "0.0.0.0:6653"            # switches connect here with TLS
 allow_absent_switches = false               # true: a switch that is away neither refuses a prepare nor holds a commit
 switch_wait_seconds = 5.0                   # how long a prepare waits for a switch that is away
 verify_seconds = 30.0                       # how often every entry of every switch is read back
+metrics_listen = "127.0.0.1:9464"           # Prometheus; without it none.  Other addresses: mutual TLS
 lldp_seconds = 5.0                          # how often each port says by LLDP who it is
 log_level = "INFO"
 
@@ -47,6 +48,7 @@ class Config:
     allow_absent_switches: bool = False
     switch_wait_seconds: float = 5.0
     verify_seconds: float = 30.0
+    metrics_listen: tuple[str, int] | None = None
     lldp_seconds: float = 5.0
     log_level: str = "INFO"
     rdmp: Limits = field(default_factory=Limits)
@@ -78,6 +80,7 @@ def parse(document: Mapping[str, Any]) -> Config:
         "allow_absent_switches": _flag,
         "switch_wait_seconds": _seconds,
         "verify_seconds": _seconds,
+        "metrics_listen": _address,
         "lldp_seconds": _seconds,
         "log_level": _level,
     }

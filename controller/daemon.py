@@ -13,8 +13,10 @@ from typing import Any
 
 from controller.config import DEFAULT_CONFIG, Config, ConfigError, load
 from controller.fabric import IntentRefused
+from controller.metrics_server import MetricsError, MetricsServer
 from controller.openflow.terminator import Terminator
 from controller.participant import ControllerParticipant
+from controller.tenure import Tenure, TenureError
 from rdmp.enrolment import pki_files
 from rdmp.journal import JournalError
 from rdmp.process import FolderHeldError, notify, only_one, stop_signal
@@ -43,10 +45,10 @@ def main() -> None:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         asyncio.run(run(config))
-    except (ConfigError, ControllerError, IdentityError, FolderHeldError) as error:
+    except (ConfigError, ControllerError, IdentityError, FolderHeldError, MetricsError) as error:
         print(f"odyssey-controller: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
-    except (JournalError, IntentRefused, OSError) as error:
+    except (JournalError, IntentRefused, TenureError, OSError) as error:
         print(f"odyssey-controller: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 
@@ -64,9 +66,10 @@ async def run(config: Config) -> None:
 
 async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> None:
     files = pki_files(config.pki_dir)
-    events = _Events()
+    events = _Events(identity.name)
     participant = ControllerParticipant(
         events.put,
+        Tenure(config.state_dir / "tenure.json"),
         allow_absent=config.allow_absent_switches,
         verify_seconds=config.verify_seconds,
         wait_seconds=config.switch_wait_seconds,
@@ -76,12 +79,16 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
     runner = ParticipantRunner(participant, journal, identity, config.orchestrators, files, config.rdmp)
     switches = participant.switches
     terminator = Terminator(identity.cluster, files.server_context(), switches.connected, switches.refused)
+    metrics = MetricsServer(participant.views.snapshot, identity.cluster, files.server_context())
 
     async def listen() -> None:
         # Not before the intent is known: a switch must never be compared with nothing.
         await participant.restored.wait()
         port = await terminator.start(*config.openflow_listen)
         _log.info("%s listens for switches on %s:%d", identity, config.openflow_listen[0], port)
+        if config.metrics_listen is not None:
+            port = metrics.start(*config.metrics_listen)
+            _log.info("metrics on %s:%d", config.metrics_listen[0], port)
         notify("READY=1")
         await stop.wait()
 
@@ -90,6 +97,7 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
     await terminator.stop()
+    await metrics.stop()
     await runner.stop()
     for task in tasks[1:]:
         task.cancel()
@@ -99,16 +107,17 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
 
 
 class _Events:
-    """Events on their way to RDMP, in order and bounded."""
+    """Events on their way to RDMP, in order and bounded; each names the controller, for there may be several."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._waiting: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue(MAX_EVENTS)
 
     def put(self, topic: str, data: Mapping[str, Any]) -> None:
         if self._waiting.full():
             dropped, _ = self._waiting.get_nowait()
             _log.warning("event %s dropped: %d wait already", dropped, MAX_EVENTS)
-        self._waiting.put_nowait((topic, data))
+        self._waiting.put_nowait((topic, {"controller": self._name, **data}))
 
     async def forward(self, runner: ParticipantRunner) -> None:
         while True:

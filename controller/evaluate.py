@@ -127,14 +127,15 @@ class Step:
 class Trace:
     """What became of a packet.
 
-    ``hops`` are the ports through which it came into a switch, ``outs`` those through which it left one, ``steps`` the
-    entries that it matched, all in order.
+    ``hops`` are the ports through which it came into a switch, ``frames`` how it then looked, ``outs`` the ports
+    through which it left one, ``steps`` the entries that it matched, all in order.
     """
 
     deliveries: list[Delivery] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
     punts: list[Punt] = field(default_factory=list)
     hops: list[Port] = field(default_factory=list)
+    frames: list[Packet] = field(default_factory=list)
     outs: list[Port] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
@@ -152,6 +153,23 @@ class Memory:
     def of(self, switch: str, table: int) -> Iterator[FlowEntry]:
         """Yield what a switch has learned for a table."""
         return (entry for entry in self.learned.get(switch, {}).values() if entry.table == table)
+
+
+class _SortedTables(dict[str, Mapping[int, tuple[FlowEntry, ...]]]):
+    """Sorted entries by switch and table; a switch is sorted when a packet comes to it, which most never see."""
+
+    def __init__(self, tables: Mapping[str, TableSet]) -> None:
+        super().__init__()
+        self._tables = tables
+
+    def __missing__(self, switch: str) -> Mapping[int, tuple[FlowEntry, ...]]:
+        found: dict[int, list[FlowEntry]] = {}
+        for entry in self._tables[switch]:
+            found.setdefault(entry.table, []).append(entry)
+        self[switch] = {
+            table: tuple(sorted(entries, key=lambda entry: -entry.priority)) for table, entries in found.items()
+        }
+        return self[switch]
 
 
 @dataclass(frozen=True)
@@ -176,14 +194,16 @@ class Fabric:
         other.__dict__["sorted_tables"] = self.sorted_tables  # they do not depend on ports
         return other
 
+    def choosing(self, choose: Choose) -> Fabric:
+        """Return the same fabric with another choice of slots."""
+        other = Fabric(self.tables, self.links, self.down, choose)
+        other.__dict__["sorted_tables"] = self.sorted_tables
+        return other
+
     @cached_property
-    def sorted_tables(self) -> Mapping[tuple[str, int], tuple[FlowEntry, ...]]:
-        """The entries of each table of each switch, highest priority first."""
-        found: dict[tuple[str, int], list[FlowEntry]] = {}
-        for switch, tables in self.tables.items():
-            for entry in tables:
-                found.setdefault((switch, entry.table), []).append(entry)
-        return {key: tuple(sorted(entries, key=lambda entry: -entry.priority)) for key, entries in found.items()}
+    def sorted_tables(self) -> _SortedTables:
+        """The entries of each switch by table, highest priority first."""
+        return _SortedTables(self.tables)
 
     def trace(self, packet: Packet, at: Port, memory: Memory | None = None) -> Trace:
         """Follow a packet that enters at a port until every copy is delivered or dropped; raises EvaluationError.
@@ -198,6 +218,7 @@ class Fabric:
             if port in trace.hops:
                 raise EvaluationError(f"a packet came to {port} twice: {[*map(str, trace.hops), str(port)]}")
             trace.hops.append(port)
+            trace.frames.append(frame)
             if port in self.down:
                 trace.drops.append(Drop(port.switch, None, f"port {port.number} is down"))
                 continue
@@ -250,7 +271,7 @@ class _Walk:
 
     def _lookup(self, table: int) -> FlowEntry | None:
         best: list[FlowEntry] = []
-        for entry in self.fabric.sorted_tables.get((self.switch, table), ()):
+        for entry in self.fabric.sorted_tables[self.switch].get(table, ()):
             if best and entry.priority < best[0].priority:
                 break
             if matches(entry.match, self.packet):

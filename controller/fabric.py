@@ -110,16 +110,21 @@ class Link:
 class Station:
     """Something that hangs on the fabric by ports of its own: a host or a border.
 
-    Frames on the ports of ``tagged`` carry a VLAN.
+    Frames on the ports of ``tagged`` carry a VLAN; ``nics`` are the names of a host's NICs at ``ports``.
     """
 
     name: str
     ports: tuple[Port, ...]
     tagged: frozenset[Port] = frozenset()
+    nics: tuple[str, ...] = ()
 
     def port_on(self, switch: str) -> int | None:
         """Return the number of its port on ``switch``, None where it has none."""
         return next((port.number for port in self.ports if port.switch == switch), None)
+
+    def nic_at(self, port: Port) -> str:
+        """Return the name of the NIC at a port, empty where there is none."""
+        return dict(zip(self.ports, self.nics, strict=False)).get(port, "")
 
     @property
     def homes(self) -> tuple[str, ...]:

@@ -248,7 +248,10 @@ class Kind(enum.IntEnum):
     NETWORK = 5
     SERVICE = 6
     LEARNED = 7  # made by a switch for one connection; neither compared nor counted
+    PROBE = 8  # there for a moment, to see what a switch does
 
+
+_KINDS: Mapping[int, Kind] = {kind.value: kind for kind in Kind}
 
 OUR_TAG = 0x0D  # first byte of every cookie and group id of ours
 COOKIE_OWNER_MASK = ((1 << 48) - 1) << 16  # tag, kind and owner; not the generation
@@ -302,6 +305,11 @@ class FlowEntry:
     def owner(self) -> int:
         """The cookie without its generation."""
         return self.cookie & COOKIE_OWNER_MASK
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the entry belongs to; None where its cookie tells no kind of ours."""
+        return _KINDS.get(self.cookie >> 48 & 0xFF)
 
 
 @dataclass(frozen=True, slots=True)

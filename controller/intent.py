@@ -133,7 +133,8 @@ def _parse_border(name: str, number: int, value: Mapping[str, Any]) -> Border:
 
 def _parse_host(name: str, value: Mapping[str, Any]) -> Station:
     tagged = frozenset(_port(item) for item in value["attachments"] if item.get("tagged"))
-    return Station(name, tuple(_port(item) for item in value["attachments"]), tagged)
+    nics = tuple(item.get("nic", "") for item in value["attachments"])
+    return Station(name, tuple(_port(item) for item in value["attachments"]), tagged, nics)
 
 
 def _parse_inventory(_key: str, value: Mapping[str, Any]) -> Inventory:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import schemas
 from controller.compiler import Compilation, capacity_refusals, compile_documents, with_changes
 from controller.fabric import Document, IntentRefused, Refusal
 
@@ -53,12 +54,14 @@ class OpenTransaction:
 class Ledger:
     """The committed documents, the open transactions by id, and the highest committed sequence number.
 
-    ``compiled`` is what the last prepare compiled: its stages come to the same, so a commit need not compile again.
+    ``marks`` tells the content of each committed document.  ``compiled`` is what the last prepare compiled: its stages
+    come to the same, so a commit need not compile again.
     """
 
     committed: Mapping[str, Document] = field(default_factory=dict)
     open: Mapping[str, OpenTransaction] = field(default_factory=dict)
     revision: int = 0
+    marks: Mapping[str, str] = field(default_factory=dict)
     compiled: tuple[tuple[Mapping[str, Document], Compilation], ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
@@ -69,7 +72,12 @@ class Ledger:
         }
         revision = state.get(REVISION_KEY, {}).get("seq", 0)
         found = {one.id: replace(one, done=_done(one, committed)) for one in open_transactions}
-        return cls(committed, found, revision)
+        return cls(committed, found, revision, {key: schemas.mark(one.value) for key, one in committed.items()})
+
+    @cached_property
+    def digest(self) -> str:
+        """What the committed intent is, for the comparison with what it should be."""
+        return schemas.digest(self.marks)
 
     @cached_property
     def effective(self) -> Mapping[str, Document]:
@@ -129,10 +137,12 @@ class Ledger:
         """Return the ledger after one stage.  The transaction stays open: the stage may have to be repeated."""
         known = self.open.get(one.id, one)
         known = replace(known, done=known.done | {stage})
-        committed = with_changes(self.committed, known.stages.get(stage, {}), one.seq)
-        return replace(
-            self, committed=committed, open={**self.open, one.id: known}, revision=max(self.revision, one.seq)
-        )
+        changes = known.stages.get(stage, {})
+        committed = with_changes(self.committed, changes, one.seq)
+        coming = {key: schemas.mark(value) for key, value in changes.items() if value is not None}
+        marks = {key: value for key, value in (dict(self.marks) | coming).items() if key in committed}
+        opened = {**self.open, one.id: known}
+        return replace(self, committed=committed, open=opened, revision=max(self.revision, one.seq), marks=marks)
 
     def finished(self, tx_id: str) -> bool:
         """Tell whether every stage of an open transaction is done."""

@@ -16,7 +16,9 @@ from controller.fabric import IntentRefused
 from controller.ledger import Ledger, OpenTransaction
 from controller.queries import Queries
 from controller.switches import Publish, Switches
+from controller.tenure import MAX_GENERATION, Tenure
 from rdmp.participant import Effect, Participant, Refused, Transaction
+from rdmp.rpc import RpcError
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -25,24 +27,36 @@ _log = logging.getLogger(__name__)
 class ControllerParticipant(Participant):
     """Admits and withdraws nodes in the switches.
 
+    Of several controllers each takes part in every transaction and holds the whole intent; only the one that leads
+    (``tenure``) writes to the switches and waits for them.
+
     ``allow_absent``: a switch that is not connected neither refuses a prepare nor holds up a commit (which is then
     reported as degraded); it is brought to the intent when it connects.  Else a prepare waits ``wait_seconds`` for it:
     after a start of the controller the switches need a moment to connect again.
     """
 
     def __init__(
-        self, publish: Publish, *, allow_absent: bool, verify_seconds: float, wait_seconds: float, lldp_seconds: float
+        self,
+        publish: Publish,
+        tenure: Tenure,
+        *,
+        allow_absent: bool,
+        verify_seconds: float,
+        wait_seconds: float,
+        lldp_seconds: float,
     ) -> None:
         self.restored = asyncio.Event()
         """Set once the committed intent is known: before, no switch may be compared with it."""
         self._ledger = Ledger()
+        self._tenure = tenure
         self._allow_absent = allow_absent
         self._wait_seconds = wait_seconds
-        self.switches = Switches(lambda: self._ledger.compilation, publish, verify_seconds=verify_seconds)
+        self.switches = Switches(lambda: self._ledger.compilation, publish, tenure, verify_seconds=verify_seconds)
         inventory = lambda: self._ledger.compilation.intent.inventory  # noqa: E731  # of the ledger as it is then
-        self.discovery = Discovery(inventory, lambda: True, publish, lldp_seconds)
+        self.discovery = Discovery(inventory, tenure.leads, publish, lldp_seconds)
         self.switches.companions.append(self.discovery.serve)
-        self._queries = Queries(lambda: self._ledger, self.switches, self.discovery)
+        self._queries = Queries(lambda: self._ledger, self.switches, self.discovery, tenure)
+        self.views = self._queries.views
 
     async def prepare(self, tx: Transaction) -> Effect:
         if faults := schemas.validate("controller-operation", tx.operation):
@@ -53,7 +67,7 @@ class ControllerParticipant(Participant):
             _, outcome = self._ledger.prepared(one)
             if outcome.intent.inventory is None:
                 raise Refused("the controller has no inventory: set it first, or was its journal lost?")
-            if not self._allow_absent:
+            if self._tenure.leads() and not self._allow_absent:
                 await self._require_switches(outcome)
             # The ledger may be another one after the wait.
             self._ledger, _ = self._ledger.prepared(one)
@@ -113,7 +127,33 @@ class ControllerParticipant(Participant):
         return self._queries.observe()
 
     async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
-        return await self._queries.call(method, params)
+        match method:
+            case "lead":
+                return await self._lead(_generation(params))
+            case "follow":
+                return await self._follow(_generation(params))
+        return await self._queries.call(method, params, progress)
+
+    async def _lead(self, generation: int) -> Json:
+        """Take every switch and bring it to the intent; returns what failed, by switch."""
+        if not await self._tenure.lead(generation):
+            raise self._stale(generation)
+        _log.info("appointed under generation %d", generation)
+        failed = await self.switches.bring_all()
+        if not self._tenure.leads():
+            raise self._stale(generation)
+        return {"generation": generation, "failed": failed}
+
+    async def _follow(self, generation: int) -> Json:
+        """Write no more; the switches are told, as far as they answer."""
+        if not await self._tenure.follow(generation):
+            raise self._stale(generation)
+        _log.info("following under generation %d", generation)
+        await self.switches.stand_all()
+        return {"generation": generation}
+
+    def _stale(self, generation: int) -> RpcError:
+        return RpcError("stale_generation", f"generation {generation} is older than {self._tenure.generation}")
 
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         opened = [OpenTransaction.of(tx.id, tx.seq, tx.operation) for tx in in_doubt]
@@ -122,6 +162,16 @@ class ControllerParticipant(Participant):
             if tx.stage is not None:
                 # Decided, and perhaps in the switches already: a node that was admitted must not be dark again.
                 self._ledger = self._ledger.with_stage(one, tx.stage)
+        if self._tenure.leads() and "inventory" not in self._ledger.committed:
+            _log.warning("the journal holds no inventory: following until the orchestrator has restored it")
+            await self._tenure.resign()
         counts = self._counts()
         _log.info("restored: revision %d, %d open transactions, entries %s", self._ledger.revision, len(opened), counts)
         self.restored.set()
+
+
+def _generation(params: Json) -> int:
+    value = params.get("generation")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_GENERATION:
+        raise RpcError("invalid", f"$.generation: found {value!r}, must be an integer from 1 to {MAX_GENERATION}")
+    return value

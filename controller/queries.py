@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import schemas
@@ -16,7 +16,10 @@ from controller.fabric import IntentRefused, Port
 from controller.flows import COOKIE_OWNER_MASK
 from controller.ledger import Ledger
 from controller.lldp import Announcement
+from controller.probes import Probes, Progress
 from controller.switches import Switches
+from controller.tenure import Tenure
+from controller.views import Views
 from rdmp.rpc import RpcError
 
 Json = Mapping[str, Any]
@@ -24,15 +27,36 @@ Json = Mapping[str, Any]
 MAX_ENTRIES = 8000
 
 
-class Queries:
-    """Answers ``observe``, ``compile``, ``flows``, ``switches`` and ``cabling``."""
+#: Besides those that ``Views`` answers; ``lead`` and ``follow`` are the participant's own.
+_METHODS = ("cabling", "compile", "flows", "follow", "intent", "lead", "probe", "standing", "switches")
 
-    def __init__(self, ledger: Callable[[], Ledger], switches: Switches, discovery: Discovery) -> None:
+
+async def _untold(_message: Json) -> None:
+    """Progress that nobody wants to hear of."""
+
+
+class Queries:
+    """Answers ``observe`` and every call that changes nothing."""
+
+    def __init__(
+        self, ledger: Callable[[], Ledger], switches: Switches, discovery: Discovery, tenure: Tenure
+    ) -> None:
         self._ledger = ledger
         self._switches = switches
         self._discovery = discovery
+        self._tenure = tenure
+        self.views = Views(ledger, switches, discovery)
+        self._probes = Probes(ledger, switches)
+        self._views: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
+            "path": self.views.path,
+            "fabric": self.views.fabric,
+            "switch_ports": self.views.switch_ports,
+            "verify": self.views.verify,
+            "capacity": self.views.capacity,
+            "counters": self.views.counters,
+        }
 
-    async def call(self, method: str, params: Json) -> Json:
+    async def call(self, method: str, params: Json, progress: Progress = _untold) -> Json:
         """Answer a call; raises RpcError."""
         match method:
             case "compile":
@@ -41,9 +65,17 @@ class Queries:
                 return await self.flows(params.get("switch"), params.get("owner"))
             case "switches":
                 return {"switches": self.switches()}
+            case "standing":
+                return self.standing()
+            case "intent":
+                return {"marks": dict(self._ledger().marks), "open": sorted(self._ledger().open)}
             case "cabling":
                 return self.cabling(params.get("hosts"))
-        known = "cabling, compile, flows, switches"
+            case "probe":
+                return await self._probes.run(params, progress)
+            case _ if method in self._views:
+                return await self._views[method](params)
+        known = ", ".join(sorted([*_METHODS, *self._views]))
         raise RpcError("unknown_method", f"the controller has no method {method!r}; it has {known}")
 
     def observe(self) -> dict[str, Any]:
@@ -51,9 +83,23 @@ class Queries:
         ledger = self._ledger()
         return {
             "revision": ledger.revision,
+            "intentDigest": ledger.digest,
+            "leads": self._tenure.leads(),
+            "generation": self._tenure.generation,
             "switches": self._switches.report(),
             "bindings": {node: binding.phase.value for node, binding in ledger.compilation.intent.bindings.items()},
             "open": {tx: sorted(key.removeprefix("binding/") for key in one.dark) for tx, one in ledger.open.items()},
+        }
+
+    def standing(self) -> dict[str, Any]:
+        """Return what the appointment of a leader depends on: the head of the observation, and the open work."""
+        ledger = self._ledger()
+        return {
+            "leads": self._tenure.leads(),
+            "generation": self._tenure.generation,
+            "intentDigest": ledger.digest,
+            "reach": self._switches.reach(),
+            "open": sorted(ledger.open),
         }
 
     def switches(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Keeps every switch as the intent says: applies differences, reads back, finds and repairs drift.
 
-One ``SwitchConnection`` for each connected switch.  It knows what the switch holds (from reading it), so what it sends
-is a difference, and a switch that is right is sent nothing.  After any failure it forgets and reads again.
+One ``SwitchConnection`` (``connection.py``) for each connected switch.  It knows what the switch holds (from reading
+it), so what it sends is a difference, and a switch that is right is sent nothing.  After any failure it forgets and
+reads again.
 """
 
 from __future__ import annotations
@@ -11,166 +12,31 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from controller import texts
-from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, patched
-from controller.channel import Channel, ChannelError, FlowReading
+from controller.changes import Change
+from controller.channel import Channel, ChannelError, FlowReading, Role
 from controller.compiler import Compilation
-from controller.fabric import Switch
-from controller.flows import COOKIE_OWNER_MASK, TableSet
+from controller.connection import NAMED_DIFFERENCES, SwitchConnection
+from controller.counters import Tally
+from controller.flows import TableSet
+from controller.portwatch import PortWatch
 from controller.rounds import Round, rounds
+from controller.tenure import Tenure
 
 _log = logging.getLogger(__name__)
 Publish = Callable[[str, Mapping[str, Any]], None]
 #: Something that goes on as long as a switch is connected.
 Companion = Callable[[str, Channel], Coroutine[Any, Any, None]]
 
-#: More owners than this in one change are read back by one request for everything.
-OWNERS_READ_SINGLY = 8
 #: How long a switch that could not be brought to its intent is left alone before the next try.
 RETRY_SECONDS = 2.0
 #: How long the same reason to refuse a connection is not told again.
 REFUSED_AGAIN_SECONDS = 60.0
-#: Differences that a message or an event names; the rest is counted.
-NAMED_DIFFERENCES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """What a switch holds otherwise than it should: what it ``lost``, what it has ``extra``, and foreign entries."""
-
-    lost: tuple[Change, ...]
-    extra: tuple[Change, ...]
-    foreign: int
-
-    @classmethod
-    def between(cls, actual: TableSet, target: TableSet, foreign: int) -> Drift:
-        """Compare what a switch holds with what it should."""
-        changes = difference(actual, target)
-        lost = [change for change in changes if change.op != "-"]
-        extra = [change for change in changes if change.op == "-"]
-        return cls(tuple(lost), tuple(extra), foreign)
-
-    @property
-    def count(self) -> int:
-        """How many entries, groups and meters of ours are wrong."""
-        return len(self.lost) + len(self.extra)
-
-    def examples(self, most: int) -> list[str]:
-        """Return some of what is wrong, in words."""
-        words = (("missing", self.lost), ("extra", self.extra))
-        return [f"{word} {texts.change_text(change)}" for word, changes in words for change in changes[:most]][:most]
-
-
-class SwitchConnection:
-    """One connected switch."""
-
-    def __init__(self, name: str, channel: Channel) -> None:
-        self.name = name
-        self.channel = channel
-        self.known: TableSet | None = None
-        self.foreign = 0
-        self.drift = 0
-        self.last_verified: datetime | None = None
-        self.lock = asyncio.Lock()
-
-    async def bring_to(self, target: Callable[[], TableSet]) -> int:
-        """Make the switch hold exactly ``target`` (asked for when it is our turn); returns the number of changes.
-
-        Raises ChannelError, also if what is read back is not what was sent.
-        """
-        async with self.lock:
-            wanted = target()
-            changes = difference(await self.ensure_known(), wanted)
-            await self.apply(changes)
-            await self.confirm(changes, wanted)
-            return len(changes)
-
-    async def ensure_known(self) -> TableSet:
-        """Return what the switch holds, read if it is not known.  Only under ``lock``.  Raises ChannelError."""
-        if self.known is None:
-            await self._read()
-        assert self.known is not None
-        return self.known
-
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Make changes.  Only under ``lock``.  Raises ChannelError; then it is not known what the switch holds."""
-        if changes:
-            before, self.known = await self.ensure_known(), None
-            await self.channel.apply(changes)
-            self.known = patched(before, changes)
-
-    async def confirm(self, changes: Sequence[Change], wanted: TableSet) -> None:
-        """Read back what was changed and compare it with what is wanted.  Only under ``lock``.  Raises ChannelError."""
-        if changes:
-            self.known = None
-            await self._read_back(changes, wanted)
-            self.known = wanted
-        self.drift = 0
-        self._verified()
-
-    async def set_ports(self, switch: Switch, ports: Sequence[int]) -> None:
-        """Set the ports to hosts and borders as the maintenance of the switch wants them.  Raises ChannelError.
-
-        Outside of maintenance they are left alone: an operator may have shut one.
-        """
-        if switch.maintenance and await self.channel.set_ports(ports, up=not switch.isolated):
-            _log.info("switch %s: ports to hosts and borders are %s", self.name, "down" if switch.isolated else "up")
-
-    async def verify(self, target: Callable[[], TableSet]) -> Drift:
-        """Read the whole switch and repair it; returns what was found.  Raises ChannelError.
-
-        Drift is measured against what the switch held when we last looked, else against ``target``: a change that is
-        decided but waits for its turn is no drift.
-        """
-        async with self.lock:
-            expected = self.known
-            await self._read()
-            assert self.known is not None
-            drift = Drift.between(self.known, target() if expected is None else expected, self.foreign)
-            self.drift = drift.count
-        await self.bring_to(target)
-        return drift
-
-    async def _read(self) -> None:
-        self.known = None
-        flows = await self.channel.read_flows()
-        groups = await self.channel.read_groups()
-        meters = await self.channel.read_meters()
-        self.foreign = flows.foreign + groups.foreign
-        self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups, meters.meters)
-
-    async def _read_back(self, changes: Sequence[Change], wanted: TableSet) -> None:
-        """Compare every owner that was touched, and all groups and meters if one was."""
-        owners = frozenset(change.entry.owner for change in changes if isinstance(change, FlowChange))
-        if len(owners) > OWNERS_READ_SINGLY:
-            readings = [await self.channel.read_flows()]
-        else:
-            singly = (self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners))
-            readings = await asyncio.gather(*singly)
-        actual = TableSet.of(self._entries(readings, owners)).entries
-        groups, meters = wanted.groups, wanted.meters
-        if any(isinstance(change, GroupChange) for change in changes):
-            groups = TableSet.of((), (await self.channel.read_groups()).groups).groups
-        if any(isinstance(change, MeterChange) for change in changes):
-            meters = TableSet.of((), (), (await self.channel.read_meters()).meters).meters
-        expected = TableSet(wanted.owned_by(owners), wanted.groups, wanted.meters)
-        drift = Drift.between(TableSet(actual, groups, meters), expected, 0)
-        if drift.count:
-            examples = "; ".join(drift.examples(NAMED_DIFFERENCES))
-            raise ChannelError(f"{self.name}: {drift.count} differences after a change was confirmed: {examples}")
-
-    @staticmethod
-    def _entries(readings: list[FlowReading], owners: frozenset[int]) -> Any:
-        return (counted.entry for reading in readings for counted in reading.entries if counted.entry.owner in owners)
-
-    def _verified(self) -> None:
-        self.last_verified = datetime.now(UTC)
+#: How often an update is begun anew because another controller took a switch, without being its leader.
+TRIES_AS_MASTER = 2
 
 
 class Update:
@@ -228,10 +94,15 @@ class Update:
 class Switches:
     """All switches of the inventory, connected or not, and those that connect before the inventory names them."""
 
-    def __init__(self, target: Callable[[], Compilation], publish: Publish, *, verify_seconds: float) -> None:
+    def __init__(
+        self, target: Callable[[], Compilation], publish: Publish, tenure: Tenure, *, verify_seconds: float
+    ) -> None:
         self._target = target
+        self._tenure = tenure
         self._publish = publish
         self._verify_seconds = verify_seconds
+        self.tally = Tally()
+        self.ports = PortWatch(lambda: self._target().intent.inventory, publish)
         self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
@@ -284,7 +155,7 @@ class Switches:
 
     async def connected(self, name: str, channel: Channel) -> None:
         """Take over a switch that shook hands; serves it until the connection ends."""
-        connection = SwitchConnection(name, channel)
+        connection = SwitchConnection(name, channel, self._count)
         if (wrong := self._wrong_identity(connection, self._target())) is not None:
             self.refused(channel.address, wrong)
             channel.close(wrong)
@@ -296,7 +167,7 @@ class Switches:
         _log.info("switch %s connected from %s, datapath id %016x", name, channel.address, channel.datapath_id)
         data = {"switch": name, "datapathId": f"{channel.datapath_id:016x}", "address": channel.address}
         self._publish("switch.connected", data)
-        works = [self._keep(connection), *(companion(name, channel) for companion in self.companions)]
+        works = [self._keep(connection), *(self._accompany(connection, one) for one in self.companions)]
         keepers = [asyncio.create_task(work, name=f"switch {name}") for work in works]
         for keeper in keepers:
             keeper.add_done_callback(lambda task: self._keeper_ended(connection, task))
@@ -310,6 +181,12 @@ class Switches:
                 keeper.cancel()
             if self._connections.get(name) is connection:
                 del self._connections[name]
+
+    @staticmethod
+    async def _accompany(connection: SwitchConnection, companion: Companion) -> None:
+        """Run what serves each connected switch, once we have a role there."""
+        await connection.stood.wait()
+        await companion(connection.name, connection.channel)
 
     @staticmethod
     def _keeper_ended(connection: SwitchConnection, task: asyncio.Task[None]) -> None:
@@ -327,6 +204,9 @@ class Switches:
             _log.warning("connection from %s refused: %s", address, reason)
             self._publish("switch.refused", {"address": address, "reason": reason})
 
+    def _count(self, name: str, reading: FlowReading) -> None:
+        self.tally.add(name, reading.entries, self._target())
+
     def _tables(self, name: str) -> TableSet:
         return self._target().tables.get(name, TableSet())
 
@@ -336,6 +216,12 @@ class Switches:
         while True:
             pause = self._verify_seconds
             try:
+                if first:
+                    await self.ports.follow(connection.name, connection.channel)
+                else:
+                    self.ports.tell(connection.name)  # the inventory may name others since
+                async with connection.lock:
+                    await self._take_role(connection)
                 # Before the inventory names it nothing is known of this switch: it may not be ours to change.
                 if connection.name in self._target().tables:
                     await self._inspect(connection, first)
@@ -353,6 +239,8 @@ class Switches:
             return
         connection.channel.delivery = self._target().delivery(name)
         drift = await connection.verify(lambda: self._tables(name))
+        if connection.role is not Role.MASTER:
+            return  # the leader repairs it, and tells it
         inventory = self._target().intent.inventory
         if inventory is not None:
             await connection.set_ports(inventory.switches[name], inventory.station_ports(name))
@@ -370,11 +258,44 @@ class Switches:
             _log.warning("switch %s drifted: %s", name, data)
             self._publish("switch.drift", data)
 
+    async def _take_role(self, connection: SwitchConnection) -> None:
+        """Ask for our role, and tell it if it is another than before.  Only under its lock.  Raises ChannelError."""
+        reason = await connection.take_role(self._tenure)
+        if reason is not None and connection.role is not None:
+            role, generation = connection.role.value, self._tenure.generation
+            _log.info("switch %s: %s under generation %d (%s)", connection.name, role, generation, reason)
+            data = {"switch": connection.name, "role": role, "generation": generation, "reason": reason}
+            self._publish("switch.role", data)
+
+    async def stand_all(self) -> None:
+        """Ask every switch for the role that is ours now; one that fails is asked again when it is looked at."""
+
+        async def stand(connection: SwitchConnection) -> None:
+            try:
+                async with connection.lock:
+                    await self._take_role(connection)
+            except ChannelError as error:
+                _log.warning("switch %s: %s", connection.name, error)
+
+        await asyncio.gather(*(stand(connection) for connection in self._connections.values()))
+
     async def bring_all(self) -> dict[str, str]:
         """Bring every connected switch to the intent, round by round; returns what failed, by switch.
 
-        A switch that the intent no longer has loses our entries, as far as it is connected.
+        A switch that the intent no longer has loses our entries, as far as it is connected.  Who does not lead, or is
+        told meanwhile that another one does, leaves all of it to that one, and nothing failed.
         """
+        failed: dict[str, str] = {}
+        for _ in range(TRIES_AS_MASTER):
+            if not self._tenure.leads():
+                return {}
+            failed, taken = await self._bring_all()
+            if not taken:
+                break
+        return failed if self._tenure.leads() else {}
+
+    async def _bring_all(self) -> tuple[dict[str, str], bool]:
+        """Return what failed, and whether somebody took a switch from us meanwhile: the switch says by what right."""
         async with self._updating, contextlib.AsyncExitStack() as locks:
             wanted = self._target().tables.keys()
             there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
@@ -384,8 +305,29 @@ class Switches:
                 await locks.enter_async_context(connection.lock)
                 if name in wanted:
                     connection.channel.delivery = self._target().delivery(name)
-            failed |= await Update(there, self._target()).run()
-        return {name: reason for name, reason in failed.items() if name in wanted}
+            failed |= await self._become_master(there)
+            ours = {name: one for name, one in there.items() if one.is_master(self._tenure)}
+            failed |= await Update(ours, self._target()).run()
+            taken = any(one.role is None for one in ours.values())
+        return {name: reason for name, reason in failed.items() if name in wanted}, taken
+
+    async def _become_master(self, connections: Mapping[str, SwitchConnection]) -> dict[str, str]:
+        """Take the role where we do not have it yet; returns what failed, by switch."""
+
+        async def become(name: str, connection: SwitchConnection) -> tuple[str, str | None]:
+            try:
+                if not connection.is_master(self._tenure):
+                    await self._take_role(connection)
+            except ChannelError as error:
+                return name, str(error)
+            return name, None
+
+        answers = await asyncio.gather(*(become(name, one) for name, one in connections.items()))
+        return {name: reason for name, reason in answers if reason is not None}
+
+    def reach(self) -> int:
+        """Return how many switches of the intent are connected."""
+        return sum(self.connection(name) is not None for name in self._target().tables)
 
     def report(self) -> dict[str, Any]:
         """Return the state of each switch as in the controller's observation."""
@@ -397,6 +339,7 @@ class Switches:
             verified = connection.last_verified if connection is not None else None
             found[name] = {
                 "connected": connection is not None,
+                "role": connection.role.value if connection is not None and connection.role else None,
                 "entries": len(known.entries) if known else 0,
                 "groups": len(known.groups) if known else 0,
                 "capacity": compilation.capacity(name),

@@ -29,6 +29,12 @@ class OrchestratorLimits:
     """How long one question to an agent or the controller may take."""
     settle_interval: float = 5.0
     """How often left-over draining nodes are looked for."""
+    leader_wait: float = 2.0
+    """How long the leading controller may be away before another one is appointed."""
+    leader_interval: float = 0.5
+    """How often the controllers are asked how they stand; one that comes or goes is looked at at once."""
+    leader_timeout: float = 15.0
+    """How long a transaction waits for a controller that leads, and a new leader may take to fill the switches."""
     events_kept: int = 100_000
     """Events that the log keeps."""
     events_max_age: float = 30 * 86400.0

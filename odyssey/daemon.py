@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from odyssey.api.bus import Bus
+from odyssey.api.fabric import FabricQueries
 from odyssey.api.handler import Api, Service
 from odyssey.api.queries import Queries
 from odyssey.api.roles import roles_from_documents
@@ -21,6 +22,7 @@ from odyssey.config import Config, ConfigError, load
 from odyssey.orchestrator.calls import CallBook
 from odyssey.orchestrator.deadletters import DeadLetters
 from odyssey.orchestrator.engine import Engine
+from odyssey.orchestrator.leadership import Leadership
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.settle import Settler
 from odyssey.orchestrator.steps import StepRunner
@@ -81,9 +83,10 @@ async def running(config: Config) -> AsyncIterator[Hub]:
         state = await _State.load(store)
         authority = CertificateAuthority.load(config.ca_dir) if config.ca_dir else None
         tokens = JoinTokens(StoredTokens(store), config.cluster, authority.fingerprint) if authority else None
-        hub, settler, bus = _assemble(config, state, tokens, lease.epoch)
+        hub, settler, bus, leadership = _assemble(config, state, tokens, lease.epoch)
         stack.push_async_callback(hub.close)
         _log.info("leading %s under epoch %d, state at index %d", config.cluster, lease.epoch, state.view.index)
+        await leadership.load()
         await hub.recover()
         for record in state.view.unfinished():
             bus.carry_out(record.id)
@@ -98,6 +101,8 @@ async def running(config: Config) -> AsyncIterator[Hub]:
         stack.callback(trimming.cancel)
         settling = asyncio.create_task(settler.run(), name="settler")
         stack.callback(settling.cancel)
+        leading = asyncio.create_task(leadership.run(), name="leadership")
+        stack.callback(leading.cancel)
         yield hub
 
 
@@ -121,20 +126,24 @@ class _State:
         return state
 
 
-def _assemble(config: Config, state: _State, tokens: JoinTokens | None, epoch: int) -> tuple[Hub, Settler, Bus]:
+def _assemble(
+    config: Config, state: _State, tokens: JoinTokens | None, epoch: int
+) -> tuple[Hub, Settler, Bus, Leadership]:
     """Wire the parts; nothing serves yet."""
     roles = roles_from_documents(config.roles)
     api = Api(roles)
     identity = Identity(config.cluster, "orchestrator", config.name)
     limits = Limits.from_table(config.rdmp)
     hub = Hub(identity, state.decisions, state.events, api, epoch, state.view.incarnation, limits)
-    questions = Questions(hub, config.limits.agent_timeout)
-    runner = StepRunner(hub, questions, epoch, config.limits.drain_poll)
+    leadership = Leadership(hub, state.store, state.view, state.decisions, config.limits, epoch)
+    questions = Questions(hub, config.limits.agent_timeout, leadership.spokesman)
+    runner = StepRunner(hub, questions, leadership, epoch, config.limits.drain_poll)
     engine = Engine(state.view, state.calls, questions, runner, config.limits)
-    queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub)
+    queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub, leadership.status)
     bus = Bus(epoch, state.view, state.decisions, hub, DeadLetters(state.store, hub))
-    api.open(Service(engine, roles), queries, bus, tokens, _address(config.enrol_listen))
-    return hub, Settler(engine, state.view, config.limits.settle_interval), bus
+    fabric = FabricQueries(questions, hub, queries.cabling)
+    api.open(Service(engine, roles), queries, fabric, bus, tokens, _address(config.enrol_listen))
+    return hub, Settler(engine, state.view, config.limits.settle_interval), bus, leadership
 
 
 def _address(listen: tuple[str, int] | None) -> str | None:

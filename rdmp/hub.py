@@ -40,7 +40,7 @@ from rdmp.records import TxProgress, TxRecord
 from rdmp.refusals import Refusals
 from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcHandler, RpcTimeout
 from rdmp.session import Origin, Session, SessionOwner
-from rdmp.tls import Identity, IdentityError, peer_identity
+from rdmp.tls import Identity, IdentityError, peer_identity, reserved_role
 
 __all__ = ["Hub", "PeerAbsent", "PeerInfo", "RpcError", "RpcHandler", "RpcTimeout"]
 
@@ -254,6 +254,14 @@ class Hub(SessionOwner):
             if peer.identity is not None and session.established and not session.closing
         ]
 
+    def connected(self, role: str) -> Mapping[str, str]:
+        """Return the connected participants of one certificate role by name, each with a mark of its connection."""
+        peers = ((name, self._sessions[session]) for name, session in self._participants.items())
+        return {
+            name: f"{peer.boot} {peer.since}" for name, peer in peers
+            if peer.identity is not None and peer.identity.role == role
+        }  # fmt: skip
+
     # Sessions
 
     def session_opened(self, session: Session) -> None:
@@ -381,8 +389,10 @@ class Hub(SessionOwner):
             return "forbidden", f"{identity} is not of the cluster {self.identity.cluster}"
         if hello.role != identity.role or (origin.kind == "tls" and hello.name != identity.name):
             return "forbidden", f"hello says {hello.role} {hello.name}, the connection proves {identity}"
-        if (identity.role == "controller") != (identity.name == "controller"):
-            return "forbidden", f"{identity}: the name controller belongs to the role controller"
+        if (reserved := reserved_role(identity.name)) not in (None, identity.role):
+            return "forbidden", f"{identity}: the name {identity.name} belongs to the role {reserved}"
+        if identity.role == "controller" and reserved is None:
+            return "forbidden", f"{identity}: a controller is named controller, controller-2 and so on"
         if hello.epoch > self.epoch:
             if hello.epoch > self._fenced_by:
                 self._fenced_by = hello.epoch

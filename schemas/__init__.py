@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from schemas.digest import digest, mark
 from schemas.loader import Fault, SchemaError, check, document, names, valid, validate
 
-__all__ = ["Fault", "SchemaError", "check", "document", "names", "valid", "validate"]
+__all__ = ["Fault", "SchemaError", "check", "digest", "document", "mark", "names", "valid", "validate"]

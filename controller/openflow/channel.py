@@ -22,10 +22,21 @@ from os_ken.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 from controller import texts
 from controller.changes import Change, MeterChange
-from controller.channel import Channel, ChannelError, FlowReading, GroupReading, MeterReading
-from controller.openflow import batched, replies, wire
+from controller.channel import (
+    Channel,
+    ChannelError,
+    FlowReading,
+    GroupReading,
+    MeterReading,
+    NotMasterError,
+    Role,
+    StaleGenerationError,
+)
+from controller.device import Device
+from controller.openflow import batched, device, ports, replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
+from controller.ports import PortChange, PortCounters, PortState
 
 _P, _O = ofproto_v1_3_parser, ofproto_v1_3
 _log = logging.getLogger(__name__)
@@ -43,10 +54,14 @@ _WANTED = (
     _P.OFPGroupDescStatsReply,
     _P.OFPMeterConfigStatsReply,
     _P.OFPErrorMsg,
+    _P.OFPRoleReply,
     _P.ONFBundleCtrlMsg,
+    *ports.ANSWERS,
+    *device.ANSWERS,
+    ports.CHANGE,
     _P.OFPPacketIn,
-    _P.OFPPortDescStatsReply,
 )
+_ROLES = {Role.MASTER: _O.OFPCR_ROLE_MASTER, Role.SLAVE: _O.OFPCR_ROLE_SLAVE}
 
 
 @dataclass(slots=True)
@@ -64,10 +79,12 @@ class OpenFlowChannel(Channel):
         self._loop = asyncio.get_running_loop()
         self._label = label
         self._datapath_id: int | None = None
+        self._role: Role | None = None
         self._next_xid = FIRST_XID
         self._bundles = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._refusals: dict[int, Any] = {}  # errors that answer a message of ours, by xid
+        self._port_listener: Callable[[PortChange], None] = lambda change: None
         self._on_packet: Callable[[int, bytes], None] | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._end: asyncio.Future[str] = self._loop.create_future()
@@ -162,8 +179,11 @@ class OpenFlowChannel(Channel):
     def _received(self, message: Any) -> None:
         if isinstance(message, _P.OFPSwitchFeatures):
             self._datapath_id = message.datapath_id
-        elif isinstance(message, _P.OFPErrorMsg):
+        if isinstance(message, _P.OFPErrorMsg):
             self._refused(message)
+        elif isinstance(message, ports.CHANGE):
+            if (change := ports.change(message)) is not None:
+                self._port_listener(change)
         elif isinstance(message, _P.OFPPacketIn):
             if self._on_packet is not None:
                 self._on_packet(message.match["in_port"], bytes(message.data))
@@ -179,11 +199,11 @@ class OpenFlowChannel(Channel):
     def _refused(self, message: Any) -> None:
         request = self._requests.get(message.xid)
         if request is not None and not request.future.done():
-            request.future.set_exception(ChannelError(f"{self._label}: {_error_text(message)}"))
+            request.future.set_exception(self._failure(message, f"{self._label}: {_error_text(message)}"))
         elif message.xid >= FIRST_XID:
             self._refusals[message.xid] = message
         else:
-            _log.warning("%s: %s", self._label, _error_text(message))
+            _log.warning("%s", self._failure(message, f"{self._label}: {_error_text(message)}"))
 
     def _new_xids(self, count: int) -> range:
         """Return transaction ids that follow one another."""
@@ -225,6 +245,33 @@ class OpenFlowChannel(Channel):
                 if future.done() and not future.cancelled():
                     future.exception()  # the first is raised above, nobody waits for the others
 
+    def _failure(self, message: Any, text: str) -> ChannelError:
+        """Return what to raise for an OFPErrorMsg."""
+        match message.type, message.code:
+            case _O.OFPET_BAD_REQUEST, _O.OFPBRC_IS_SLAVE:
+                self._role = None
+                return NotMasterError(text)
+            case _O.OFPET_ROLE_REQUEST_FAILED, _O.OFPRRFC_STALE:
+                return StaleGenerationError(text)
+        return ChannelError(text)
+
+    def _require_master(self) -> None:
+        """To be called before whatever changes the switch or sends packets through it."""
+        if self._role is not Role.MASTER:
+            raise NotMasterError(f"{self._label}: nothing is written without the role master")
+
+    async def take_role(self, role: Role, generation: int) -> None:
+        try:
+            [[reply]] = await self._ask([_P.OFPRoleRequest(self._datapath, _ROLES[role], generation)], ANSWER_SECONDS)
+        except StaleGenerationError as stale:
+            self._role = None
+            question = _P.OFPRoleRequest(self._datapath, _O.OFPCR_ROLE_NOCHANGE, 0)
+            [[reply]] = await self._ask([question], ANSWER_SECONDS)
+            raise StaleGenerationError(str(stale), reply.generation_id) from None
+        if reply.role != _ROLES[role]:
+            raise ChannelError(f"{self._label}: the role {role} was asked for, and {reply.role} granted")
+        self._role = role
+
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         [parts] = await self._ask([_P.OFPPortDescStatsRequest(self._datapath, 0)], ANSWER_SECONDS)
         found = {port.port_no: port for part in parts for port in part.body}
@@ -233,6 +280,7 @@ class OpenFlowChannel(Channel):
         config = 0 if up else _O.OFPPC_PORT_DOWN
         wrong = [found[number] for number in numbers if found[number].config & _O.OFPPC_PORT_DOWN != config]
         if wrong:
+            self._require_master()
             mods = [
                 _P.OFPPortMod(self._datapath, port.port_no, port.hw_addr, config, _O.OFPPC_PORT_DOWN, 0)
                 for port in wrong
@@ -243,13 +291,14 @@ class OpenFlowChannel(Channel):
             self._refusals.clear()
             await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [_serialized(mods)])
             if refused := [self._refusals[xid] for xid in sent if xid in self._refusals]:
-                raise ChannelError(f"{self._label}: ports cannot be set: {_error_text(refused[0])}")
+                raise self._failure(refused[0], f"{self._label}: ports cannot be set: {_error_text(refused[0])}")
         return len(wrong)
 
     def on_packet(self, listener: Callable[[int, bytes], None]) -> None:
         self._on_packet = listener
 
     async def send_packets(self, packets: Sequence[tuple[int, bytes]]) -> None:
+        self._require_master()
         await self._transmit((), [self._packet_out(port, frame) for port, frame in packets])
 
     def _packet_out(self, port: int, frame: bytes) -> Any:
@@ -257,6 +306,7 @@ class OpenFlowChannel(Channel):
         return _P.OFPPacketOut(self._datapath, _O.OFP_NO_BUFFER, _O.OFPP_CONTROLLER, actions, data=frame)
 
     async def apply(self, changes: Sequence[Change]) -> None:
+        self._require_master()
         if self.delivery is not None:
             await batched.apply(self, changes, self.delivery)
             return
@@ -308,7 +358,7 @@ class OpenFlowChannel(Channel):
         for xid, message in refused.items():
             what = _change_text(changes[sent.index(xid)]) if xid in sent else "the bundle"
             count = f"{len(refused)} of {len(sent)} changes refused"
-            raise ChannelError(f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
+            raise self._failure(message, f"{self._label}: {count}; the first: {_error_text(message)}: {what}")
 
     async def read_flows(self, cookie: int = 0, mask: int = 0) -> FlowReading:
         request = _P.OFPFlowStatsRequest(
@@ -331,6 +381,57 @@ class OpenFlowChannel(Channel):
             return MeterReading(())
         [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0)], READ_SECONDS)
         return MeterReading(tuple(itertools.chain.from_iterable(part.body.meters for part in parts)))
+
+    async def read_ports(self) -> tuple[PortState, ...]:
+        [parts] = await self._ask([ports.describe_request(self._datapath)], ANSWER_SECONDS)
+        return ports.states(parts)
+
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        [parts] = await self._ask([ports.counters_request(self._datapath)], ANSWER_SECONDS)
+        return ports.counters(parts)
+
+    def device(self) -> Device:
+        return device.OpenFlowDevice(self)
+
+    @property
+    def datapath(self) -> RepairedDatapath:
+        """The connection for which messages are made."""
+        return self._datapath
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the connection stands."""
+        return not self._end.done()
+
+    async def ask(self, question: Any) -> list[Any]:
+        """Send a message of os-ken and return its answer, in parts; raises ChannelError."""
+        [parts] = await self._ask([question], ANSWER_SECONDS)
+        return parts
+
+    async def tell(self, messages: Sequence[Any]) -> None:
+        """Send messages of os-ken that have no answer, then a barrier; raises ChannelError, also if one is refused."""
+        sent = self._new_xids(len(messages))
+        for message, xid in zip(messages, sent, strict=True):
+            message.set_xid(xid)
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [_serialized(messages)])
+        for refusal in self._taken_refusals(sent).values():
+            raise ChannelError(f"{self._label}: {refusal}")
+
+    async def attempt(self, changes: Sequence[Change]) -> dict[int, str]:
+        """Send changes outside of a bundle, then a barrier; returns what was refused, by number."""
+        sent = self._new_xids(len(changes))
+        seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
+        self._refusals.clear()
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], seconds, [wire.messages(changes, sent.start)])
+        return self._taken_refusals(sent)
+
+    def _taken_refusals(self, sent: range) -> dict[int, str]:
+        refused, self._refusals = self._refusals, {}
+        return {sent.index(xid): _error_text(message) for xid, message in refused.items() if xid in sent}
+
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        self._port_listener = listener
 
 
 def _serialized(questions: Sequence[Any]) -> bytes:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,26 @@ class Capabilities:
     reliable_barrier: bool
     icmp_errors: bool = True
     most_entries: int | None = None
+
+
+class Use(enum.StrEnum):
+    """What the packets of an entry are counted as.
+
+    ``opened`` and ``returned`` belong to a policy: from the clients to its ports, and back; ``reported`` are ICMP
+    errors of its two networks, ``turned`` connections that somebody tried to open from a service port.  ``denied``:
+    what a network or border may not send; ``drained``: new connections to a node that takes no more.
+    """
+
+    SENT = "sent"
+    RECEIVED = "received"
+    DRAINED = "drained"
+    OPENED = "opened"
+    RETURNED = "returned"
+    REPORTED = "reported"
+    TURNED = "turned"
+    DENIED = "denied"
+    SPOOFED = "spoofed"
+    FRAGMENT = "fragment"
 
 
 class SwitchProfile(ABC):
@@ -90,3 +111,11 @@ class SwitchProfile(ABC):
         somebody has lost one.  None unless the profile says so.
         """
         return frozenset()
+
+    def uses(self, entry: FlowEntry) -> tuple[Use, ...]:
+        """Return what the packets of an entry are counted as; nothing unless the profile says so."""
+        return ()
+
+    def table_name(self, table: int) -> str:
+        """Return what a table is called, empty where it has no name."""
+        return ""

@@ -29,7 +29,7 @@ from controller.flows import (
     make_cookie,
     match,
 )
-from controller.profiles.base import Capabilities, SwitchProfile
+from controller.profiles.base import Capabilities, SwitchProfile, Use
 from controller.profiles.openvswitch_borders import TABLE_ADVERTISE, TABLE_RESOLVE, BorderEntries
 from controller.profiles.openvswitch_nodes import (
     TABLE_CLASSIFY,
@@ -52,6 +52,7 @@ from controller.profiles.openvswitch_reach import (
     reaches,
 )
 from controller.profiles.openvswitch_services import service_cookie, service_entries
+from controller.profiles.openvswitch_words import TABLE_NAMES, uses_of
 from controller.topology import Topology
 
 MULTICAST_BIT = 1 << 40  # lowest bit of the first byte of a MAC address
@@ -124,6 +125,12 @@ class OpenVSwitchProfile(SwitchProfile):
 
     def is_egress(self, entry: FlowEntry) -> bool:
         return entry.table in _EGRESS_TABLES
+
+    def uses(self, entry: FlowEntry) -> tuple[Use, ...]:
+        return uses_of(entry)
+
+    def table_name(self, table: int) -> str:
+        return TABLE_NAMES.get(table, "")
 
 
 Entries = Mapping[EntryKey, FlowEntry]

@@ -11,6 +11,7 @@ from typing import Any
 
 import schemas
 from odyssey.api.bus import Bus, Method
+from odyssey.api.fabric import FabricQueries
 from odyssey.api.parameters import text
 from odyssey.api.queries import Queries
 from odyssey.api.roles import Forbidden, Permission, Role, authorise
@@ -23,6 +24,7 @@ from rdmp.tls import Identity
 _log = logging.getLogger(__name__)
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 _Query = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+_Watched = Callable[[Progress, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,12 @@ class Api(RpcHandler):
         self._enrol: str | None = None
         self._queries: dict[str, _Query] = {}
         self._bus: dict[str, Method] = {}
+        self._watched: dict[str, _Watched] = {}
 
-    def open(self, service: Service, queries: Queries, bus: Bus, tokens: JoinTokens | None, enrol: str | None) -> None:
+    def open(
+        self, service: Service, queries: Queries, fabric: FabricQueries, bus: Bus, tokens: JoinTokens | None,
+        enrol: str | None,
+    ) -> None:  # fmt: skip
         """Begin to answer; `enrol` is the address (`HOST:PORT`) at which tokens are accepted."""
         self._service = service
         self._bus = bus.methods()
@@ -106,7 +112,14 @@ class Api(RpcHandler):
             "platform.list": queries.platforms,
             "platform.show": queries.platform,
             "inventory.show": queries.inventory,
+            "fabric.path": fabric.path,
+            "fabric.show": fabric.show,
+            "fabric.verify": fabric.verify,
+            "fabric.capacity": fabric.capacity,
+            "fabric.counters": fabric.counters,
+            "switch.ports": fabric.ports,
         }
+        self._watched = {"switch.probe": fabric.probe}
 
     def may_publish(self, peer: Identity, topic: str) -> bool:
         return allowed(peer, Permission(f"publish:{topic}"), self._roles)
@@ -123,8 +136,10 @@ class Api(RpcHandler):
         query = self._create_token(peer) if method == "token.create" else self._queries.get(method)
         if method in self._bus:
             query = functools.partial(self._bus[method], peer)
+        if method in self._watched:
+            query = functools.partial(self._watched[method], progress)
         if query is None:
-            known = ", ".join(sorted([*self._queries, *self._bus, "service.call", "token.create"]))
+            known = ", ".join(sorted([*self._queries, *self._bus, *self._watched, "service.call", "token.create"]))
             raise RpcError("unknown_method", f"there is no method {method}; known are {known}")
         concerned = (str(params.get(key) or "") for key in ("platform", "network"))
         _authorise(peer, Permission(method, *concerned), self._roles)

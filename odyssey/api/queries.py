@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from odyssey.api.cabling import Cabling
@@ -26,14 +26,17 @@ class Queries:
     """One method for each read-only RPC. Every answer is a JSON object."""
 
     def __init__(
-        self, cluster: str, epoch: int, view: StateView, calls: CallBook, questions: Questions, hub: Hub
-    ) -> None:
+        self, cluster: str, epoch: int, view: StateView, calls: CallBook, questions: Questions, hub: Hub,
+        controllers: Callable[[], Answer],
+    ) -> None:  # fmt: skip
+        """`controllers` tells who leads."""
         self._cluster = cluster
         self._epoch = epoch
         self._view = view
         self._calls = calls
         self._questions = questions
         self._hub = hub
+        self._controllers = controllers
         self.cabling = Cabling(view, questions)
 
     async def status(self, _params: Params) -> Answer:
@@ -41,6 +44,7 @@ class Queries:
         return {
             "cluster": self._cluster, "epoch": self._epoch, "incarnation": self._view.incarnation,
             "index": self._view.index, "peers": self._peers(), "transactions": self._view.counts(),
+            **self._controllers(),
         }  # fmt: skip
 
     async def peers(self, _params: Params) -> Answer:

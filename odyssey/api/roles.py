@@ -95,6 +95,13 @@ class Forbidden(Exception):
 
 
 _PARTICIPANT = ("participant:*", "publish:participant.*")
+READING = (
+    "status", "*.list", "*.show", "*.get", "*.logs", "fabric.*", "switch.flows", "switch.ports", "switch.cabling",
+    "subscribe:*",
+)  # fmt: skip
+"""What only looks: `@reading` in the services of a role document stands for it. A probe of a switch is not among it."""
+_READING_WORD = "@reading"
+
 DEFAULT_ROLES: tuple[Role, ...] = (
     Role("operator", ("operator/*",), (Allowance(("*",)),)),
     Role("publisher", ("publisher/*",), (Allowance(("publish:scaling.*",)),)),
@@ -123,8 +130,9 @@ def _allowance(role: str, entry: Mapping[str, Any]) -> Allowance:
     unknown = sorted(set(entry) - {"services", "platforms", "networks"})
     if unknown:
         raise ValueError(f"role {role}: unknown field {unknown[0]!r}; allowed are services, platforms, networks")
+    services = _patterns(role, "services", entry.get("services"))
     return Allowance(
-        _patterns(role, "services", entry.get("services")),
+        tuple(each for one in services for each in (READING if one == _READING_WORD else (one,))),
         _patterns(role, "platforms", entry.get("platforms", ["*"])),
         _patterns(role, "networks", entry.get("networks", ["*"])),
     )

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from odyssey.cli.connection import ConnectionOptions, Session
+from odyssey.cli.connection import ConnectionOptions, OnProgress, Session
 from odyssey.cli.exits import Exit, Failure
 from odyssey.cli.output import JSON, TABLE, Output
 
@@ -18,6 +18,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 QUESTION_TIMEOUT = 30.0
 """Seconds that odysseyd may take to answer a question."""
+READ_TIMEOUT = 65.0
+"""The same where switches are read for the answer."""
 
 
 @dataclass(slots=True)
@@ -27,12 +29,15 @@ class App:
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     out: Output = field(default_factory=Output)
 
-    def ask(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def ask(
+        self, method: str, params: Mapping[str, Any] | None = None, seconds: float = QUESTION_TIMEOUT,
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Ask odysseyd something that changes nothing. Raises Failure."""
 
         async def question() -> dict[str, Any]:
             async with Session(self.connection.target(), self.out.note) as session:
-                return await session.call(method, params or {}, timeout=QUESTION_TIMEOUT)
+                return await session.call(method, params or {}, timeout=seconds, on_progress=on_progress)
 
         return asyncio.run(question())
 

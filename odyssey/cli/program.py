@@ -13,11 +13,13 @@ from odyssey.cli.commands.bus import bus
 from odyssey.cli.commands.ca import ca
 from odyssey.cli.commands.completion import PROGRAM, VARIABLE, completion
 from odyssey.cli.commands.events import events
+from odyssey.cli.commands.fabric import fabric
 from odyssey.cli.commands.host import host
 from odyssey.cli.commands.inventory import inventory
 from odyssey.cli.commands.lab import lab
 from odyssey.cli.commands.network import network
 from odyssey.cli.commands.node import node
+from odyssey.cli.commands.path import path
 from odyssey.cli.commands.platform import platform
 from odyssey.cli.commands.status import status
 from odyssey.cli.commands.switch import switch
@@ -75,7 +77,7 @@ def program(context: click.Context, socket: str | None, server: str | None, pki:
 
 
 for _command in (
-    platform, network, node, host, inventory, switch, events, tx, call, bus, status, lab, ca, completion,
+    platform, network, node, host, inventory, switch, fabric, path, events, tx, call, bus, status, lab, ca, completion,
 ):  # fmt: skip
     program.add_command(_command)
 

@@ -16,7 +16,7 @@ from odyssey.model.fabric_rules import (
 )
 from odyssey.model.faults import by_path, fault
 from odyssey.model.inventory import Fabric, Inventory, SwitchPort
-from odyssey.model.naming import CONTROLLER
+from odyssey.model.naming import is_controller
 from odyssey.model.snapshot import Snapshot
 from schemas import Fault
 
@@ -97,8 +97,8 @@ def _ports(inventory: Inventory) -> Iterator[tuple[str, SwitchPort]]:
 
 def _host_faults(inventory: Inventory) -> Iterator[Fault]:
     for name, host in inventory.hosts.items():
-        if name == CONTROLLER:
-            yield fault(f"$.hosts.{name}", name, "another name: the controller takes part under this one")
+        if is_controller(name):
+            yield fault(f"$.hosts.{name}", name, "another name: controllers take part under such ones")
         nics: set[str] = set()
         for number, attachment in enumerate(host.attachments):
             if attachment.nic in nics:

@@ -6,13 +6,22 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from ipaddress import IPv4Address
 
+from rdmp.tls import reserved_role
+
 CONTROLLER = "controller"
-"""Participant name of the SDN controller; an agent's participant name is its host's name."""
+"""The SDN controller in a plan, and its certificate role; all connected controllers take its part (`is_controller`).
+
+An agent's participant name is its host's name."""
 
 HOSTNAME_LIMIT = 63
 """Octets of one DNS label (RFC 1035, 2.3.4): a node's name is its host name."""
 
 ORDINAL_DIGITS = 5
+
+
+def is_controller(participant: str) -> bool:
+    """Tell whether a participant is a controller: ``controller``, ``controller-2`` and so on (`rdmp.tls`)."""
+    return reserved_role(participant) == CONTROLLER
 
 
 def network_key(platform: str, network: str) -> str:

@@ -35,6 +35,7 @@ from odyssey.planning import (
 from odyssey.services import ServiceCallError, handle
 from odyssey.services.wish import Wish
 from odyssey.state.view import StateView
+from rdmp.records import TxRecord
 from rdmp.rpc import RpcError
 
 _log = logging.getLogger(__name__)
@@ -232,9 +233,11 @@ class Engine:
                 if loud is not None and step.required:
                     return call, {"code": "not_quiet", "message": f"{step.title}: {loud}"}, "failed"
                 continue
-            tx_id = f"{call.id}.{len(call.transactions) + 1}"
-            call = await self._calls.save(replace(call, transactions=(*call.transactions, tx_id)))
-            record = await self._runner.transact(tx_id, number, step.with_tx(tx_id), work.tell)
+            call, record = await self._transact(call, number, step, work)
+            if await self._runner.may_succeed(record):
+                work.tell({"kind": "message", "text": f"a controller was lost; once more: {step.title}"})
+                call, record = await self._transact(call, number, step, work)
+            tx_id = record.id
             if record.state != "committed":
                 return call, _error("aborted", f"{step.title}: {record.reason}", tx_id), "failed"
             if not record.finished:
@@ -242,6 +245,13 @@ class Engine:
                 text = f"{step.title}: decided, but {missing} did not confirm yet; it is repeated until done"
                 return call, _error("pending", text, tx_id), "pending"
         return call, None, "done"
+
+    async def _transact(
+        self, call: Call, number: int, step: TransactionStep, work: _Work
+    ) -> tuple[Call, TxRecord]:
+        tx_id = f"{call.id}.{len(call.transactions) + 1}"
+        call = await self._calls.save(replace(call, transactions=(*call.transactions, tx_id)))
+        return call, await self._runner.transact(tx_id, number, step.with_tx(tx_id), work.tell)
 
     def _answer(
         self, call: Call, planned: Plan, state: str, error: Mapping[str, Any] | None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from odyssey.model.naming import CONTROLLER
@@ -21,13 +21,16 @@ _LOOK_AGAIN = 0.05
 class Questions:
     """RPC to participants, each bounded by `timeout` seconds; an absent participant is an answer too (None)."""
 
-    def __init__(self, hub: Hub, timeout: float) -> None:
+    def __init__(self, hub: Hub, timeout: float, spokesman: Callable[[], str]) -> None:
+        """`spokesman` names the controller to ask."""
         self._hub = hub
+        self._spokesman = spokesman
         self._timeout = timeout
 
     def present(self) -> frozenset[str]:
-        """Names of the participants that are connected now."""
-        return frozenset(peer.name for peer in self._hub.peers() if peer.role in {"agent", CONTROLLER})
+        """Names of the agents that are connected now, and `controller` if any controller is."""
+        controller = {CONTROLLER} if self._hub.connected(CONTROLLER) else set()
+        return frozenset(controller.union(self._hub.connected("agent")))
 
     async def wait_for(self, names: Set[str], until: float) -> None:
         """Wait until all of `names` are connected, at the longest until that time of the event loop's clock."""
@@ -35,9 +38,17 @@ class Questions:
         while not names <= self.present() and loop.time() < until:
             await asyncio.sleep(_LOOK_AGAIN)
 
-    async def ask(self, name: str, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask one participant. Raises RpcError."""
-        return await self._hub.call(name, method, params, self._timeout)
+    async def ask(
+        self, name: str, method: str, params: Mapping[str, Any], seconds: float | None = None,
+        on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> Mapping[str, Any]:  # fmt: skip
+        """Ask one participant; `controller` is the leading one.
+
+        `seconds` is for what takes longer than the usual limit. Raises RpcError.
+        """
+        if name == CONTROLLER:
+            name = self._spokesman()
+        return await self._hub.call(name, method, params, seconds or self._timeout, on_progress)
 
     async def try_ask(self, name: str, method: str, params: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Ask one participant; None, and a line in the log, if it does not answer."""

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from odyssey.model.naming import CONTROLLER
+from odyssey.orchestrator.leadership import Leadership
 from odyssey.orchestrator.questions import Questions
 from odyssey.planning import DrainStep, QuietStep, TransactionStep
 from rdmp.hub import Hub
 from rdmp.records import TxProgress, TxRecord
+from rdmp.rpc import RpcError
 
 Progress = Callable[[Mapping[str, Any]], None]
 _Packets = Mapping[int, int] | None
@@ -23,26 +27,44 @@ _RATE_SECONDS = 1.0
 class StepRunner:
     """Acts; decides nothing. One instance serves all calls."""
 
-    def __init__(self, hub: Hub, questions: Questions, epoch: int, drain_poll: float) -> None:
+    def __init__(
+        self, hub: Hub, questions: Questions, leadership: Leadership, epoch: int, drain_poll: float
+    ) -> None:
         self._hub = hub
+        self._leadership = leadership
         self._questions = questions
         self._epoch = epoch
         self._drain_poll = drain_poll
 
     async def transact(self, tx_id: str, number: int, step: TransactionStep, progress: Progress) -> TxRecord:
-        """Run one transaction to its end; the record tells how it ended."""
+        """Run one transaction to its end; the record tells how it ended.
+
+        Each controller that is in step takes the part of `controller`.
+        """
         record = TxRecord(
             id=tx_id, seq=0, epoch=self._epoch, revision=0, state="preparing", participants=step.participants,
             stages=step.stages, changes=step.changes, events=step.events, objects=step.objects, done={}, degraded={},
             reason=None, finished=False, deadline=step.deadline,
         )  # fmt: skip
         told = {"id": tx_id, "step": number, "title": step.title}
-        waiting = dict.fromkeys(step.participants, "waiting")
+        if CONTROLLER in step.participants:
+            try:
+                record = _for_each(record, await self._leadership.members())
+            except RpcError as error:
+                return dataclasses.replace(record, state="aborted", reason=error.message, finished=True)
+        waiting = dict.fromkeys(record.participants, "waiting")
         progress({"kind": "tx", **told, "state": "preparing", "participants": waiting})
-        ended = await self._hub.execute(record, lambda news: _tell(news, told, progress))
+        with self._leadership.beginning(record):
+            ended = await self._hub.execute(record, lambda news: _tell(news, told, progress))
+        if CONTROLLER in step.participants:
+            await self._leadership.settled()
         state = "finished" if ended.finished and ended.state == "committed" else ended.state
         progress({"kind": "tx", **told, "state": state, "reason": ended.reason})
         return ended
+
+    async def may_succeed(self, record: TxRecord) -> bool:
+        """Tell whether an aborted transaction may succeed once more, because a controller in it was lost."""
+        return record.state == "aborted" and record.seq > 0 and await self._leadership.may_succeed(record)
 
     async def drain(self, step: DrainStep, progress: Progress) -> None:
         """Wait until no draining node has an inbound connection, at most `step.timeout` seconds.
@@ -96,6 +118,13 @@ def _loud(switch: str, rates: Mapping[str, float | None]) -> str:
         f"port {port}: {'unknown' if rate is None else f'{rate:g} packets/s'}" for port, rate in rates.items()
     )
     return f"{switch} still carries traffic of hosts ({told})"
+
+
+def _for_each(record: TxRecord, controllers: tuple[str, ...]) -> TxRecord:
+    """Give the part of `controller` to each of these."""
+    others = {name: operation for name, operation in record.participants.items() if name != CONTROLLER}
+    theirs = dict.fromkeys(controllers, record.participants[CONTROLLER])
+    return dataclasses.replace(record, participants={**others, **theirs})
 
 
 def _tell(news: TxProgress, told: Mapping[str, Any], progress: Progress) -> None:

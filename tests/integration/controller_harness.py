@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from controller.openflow.terminator import Terminator
 from controller.participant import ControllerParticipant
+from controller.tenure import Tenure
 from rdmp.participant import Effect, Transaction
 from tests.integration import controller_support as support
 from tests.integration.controller_support import Lab, Pki, can_connect
@@ -32,15 +35,27 @@ class Controller:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.seq = 0
         settings = {"allow_absent": False, "verify_seconds": 60.0, "wait_seconds": 0.3, "lldp_seconds": 5.0} | options
-        self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
+        self.tenure = Tenure(Path(tempfile.mkdtemp(prefix="controller-", dir=lab.directory)) / "tenure.json")
+        self.participant = ControllerParticipant(self._publish, self.tenure, **settings)
         switches = self.participant.switches
         context = pki.issue("controller", "controller").server_context()
         self.terminator = Terminator("lab", context, switches.connected, switches.refused)
         self.port = 0
 
-    async def start(self, port: int = 0) -> None:
-        await self.participant.restore(self.state, [])
+    def _publish(self, topic: str, data: Mapping[str, Any]) -> None:
+        self.events.append((topic, data))
+
+    async def start(self, port: int = 0, generation: int | None = 1, in_doubt: Sequence[Transaction] = ()) -> None:
+        """Restore, lead under a generation unless it is None, and listen."""
+        await self.participant.restore(self.state, in_doubt)
+        if generation is not None:
+            await self.ask("lead", generation=generation)
         self.port = await self.terminator.start("0.0.0.0", port)
+
+    async def ask(self, method: str, **params: Any) -> Mapping[str, Any]:
+        async def nothing(_: Mapping[str, Any]) -> None: ...
+
+        return await self.participant.call(method, params, nothing)
 
     async def attach(self, *names: str) -> None:
         for name in names or support.SWITCHES:

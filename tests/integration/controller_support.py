@@ -218,14 +218,19 @@ class OpenVSwitch:
     def add_port(self, interface: str, number: int) -> None:
         self.vsctl("add-port", self.name, interface, "--", "set", "interface", interface, f"ofport_request={number}")
 
-    def set_controller(self, files: TlsFiles, port: int) -> None:
-        """Point the switch to a controller of the test process."""
-        target = f"ssl:{self.controller_address}:{port}"
+    def set_controller(self, files: TlsFiles, *ports: int) -> None:
+        """Point the switch to controllers of this machine."""
+        targets = [f"ssl:{self.controller_address}:{port}" for port in ports]
         self.vsctl("set-ssl", str(files.key), str(files.cert), str(files.ca))
-        self.vsctl(
-            *("set-controller", self.name, target, "--", "set", "controller", self.name),
-            *("inactivity_probe=5000", "max_backoff=1000"),
-        )
+        self.vsctl("set-controller", self.name, *targets)
+        for identity in self.vsctl("--bare", "--columns=_uuid", "list", "controller").split():
+            self.vsctl("set", "controller", identity, "inactivity_probe=5000", "max_backoff=1000")
+
+    def roles(self) -> dict[int, str]:
+        """Return what each connected controller is to the switch, by its port: master, slave or other (EQUAL)."""
+        lines = self.vsctl("-f", "csv", "--no-heading", "--columns=target,role,is_connected", "list", "controller")
+        rows = (line.split(",") for line in lines.replace('"', "").splitlines())
+        return {int(target.rpartition(":")[2]): role for target, role, there in rows if there == "true"}
 
     def vsctl(self, *arguments: str) -> str:
         return run("ovs-vsctl", f"--db=unix:{self.directory}/db.sock", "--timeout=10", *arguments)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import schemas
 from odyssey.config import Config, OrchestratorLimits
 from odyssey.daemon import running
+from odyssey.model.naming import is_controller
 from odyssey.security.ca import CertificateAuthority
 from rdmp.client import Client
 from rdmp.endpoints import Endpoint
@@ -29,6 +31,9 @@ PLATFORM: dict[str, Any] = json.loads((ROOT / "examples/shop/platform.json").rea
 INVENTORY: dict[str, Any] = json.loads((ROOT / "examples/lab/inventory.json").read_text())
 HOSTS = tuple(INVENTORY["hosts"])
 RDMP = {"peer_wait": 0.5, "stage_wait": 1.0, "repeat_interval": 0.2, "reconnect_max": 0.2, "inquire_interval": 0.2}
+LIMITS = OrchestratorLimits(
+    settle_interval=0.2, lock_wait=5.0, drain_poll=0.02, leader_wait=0.3, leader_interval=0.1, leader_timeout=5.0
+)
 Json = Mapping[str, Any]
 
 
@@ -42,6 +47,10 @@ class Recorder(Participant):
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
+    generation: int = 0
+    leads: bool = False
+    documents: dict[str, Any] = field(default_factory=dict)
+    """What a controller holds."""
     rate: int = 0
     """Packets by which the counters of every port rise from one question to the next."""
     absent: frozenset[str] = frozenset()
@@ -63,6 +72,10 @@ class Recorder(Participant):
     async def commit(self, tx: Transaction, stage: str) -> Effect:
         await self._pass(stage)
         self.seen.append((tx.id, "commit", stage))
+        for key, document in tx.operation["stages"][stage].get("changes", {}).items():
+            self.documents[key] = document
+            if document is None:
+                del self.documents[key]
         return Effect(state={f"{tx.id}/{stage}": tx.operation["stages"][stage]})
 
     async def abort(self, tx: Transaction) -> Effect:
@@ -85,6 +98,16 @@ class Recorder(Participant):
                 return {"by": self.name, **params}
             case "compile":
                 return {"switches": {}, "refusals": []}
+            case "standing":
+                digest = schemas.digest(self._marks())
+                leading = {"leads": self.leads, "generation": self.generation}
+                return {**leading, "intentDigest": digest, "reach": 2, "open": []}
+            case "intent":
+                return {"marks": self._marks(), "open": []}
+            case "lead" | "follow":
+                assert params["generation"] >= self.generation
+                self.generation, self.leads = params["generation"], method == "lead"
+                return {"failed": {}}
             case "switches":
                 known = INVENTORY["fabric"]["switches"]
                 return {"switches": {name: {"connected": name not in self.absent} for name in known}}
@@ -94,6 +117,9 @@ class Recorder(Participant):
                 return {"switch": params["switch"], "ports": {str(port): counters for port in range(1, 202)}}
         raise RpcError("unknown_method", method)
 
+    def _marks(self) -> dict[str, str]:
+        return {key: schemas.mark(document) for key, document in self.documents.items()}
+
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         return None
 
@@ -101,12 +127,12 @@ class Recorder(Participant):
 class Orchestra:
     """odysseyd in this process; `stop` and `start` are a restart with everything on disk kept."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, controllers: Sequence[str] = ("controller",)) -> None:
         self.folder = folder
         self.port = _free_port()
         self.authority = CertificateAuthority.create(folder / "ca", "lab")
         self.authority.issue("orchestrator", "odysseyd", folder / "pki")
-        self.members = {name: Recorder(name) for name in (*HOSTS, "controller")}
+        self.members = {name: Recorder(name) for name in (*HOSTS, *controllers)}
         self.hub: Hub | None = None
         self.rdmp: dict[str, Any] = dict(RDMP)
         self._stack = contextlib.AsyncExitStack()
@@ -116,7 +142,7 @@ class Orchestra:
         config = Config(
             cluster="lab", state_dir=self.folder / "state", pki_dir=self.folder / "pki", ca_dir=self.folder / "ca",
             unix_socket=self.folder / "odysseyd.sock", tls_listen=("127.0.0.1", self.port), enrol_listen=None,
-            limits=OrchestratorLimits(settle_interval=0.2, lock_wait=5.0, drain_poll=0.02), rdmp=self.rdmp,
+            limits=LIMITS, rdmp=self.rdmp,
         )  # fmt: skip
         self.hub = await self._stack.enter_async_context(running(config))
 
@@ -126,7 +152,7 @@ class Orchestra:
 
     async def join(self, *names: str) -> None:
         for name in names or tuple(self.members):
-            role = "controller" if name == "controller" else "agent"
+            role = "controller" if is_controller(name) else "agent"
             folder = self.folder / "members" / name
             self.authority.issue(role, name, folder)
             files = TlsFiles(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
-import socket
-import sys
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from rdmp.decisionlog import MemoryDecisionLog
 from rdmp.endpoints import Endpoint
@@ -24,60 +23,12 @@ from rdmp.records import TxRecord
 from rdmp.runner import ParticipantRunner
 from tests.integration import controller_support as support
 from tests.integration.controller_harness import NODES, closed, intent, reaches
+from tests.integration.controller_process import Daemon
 from tests.integration.controller_support import Lab, Pki, server
 from tests.integration.rdmp_support import FAST, Echo, Recorder
 from tests.unit.controller import samples
 
 pytest_plugins = ["tests.integration.controller_fixtures"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
-
-
-class Daemon:
-    """The controller as a process of its own."""
-
-    def __init__(self, folder: Path, pki: Pki, rdmp_port: int) -> None:
-        self.port = free_port()
-        self.folder = folder
-        self.process: asyncio.subprocess.Process | None = None
-        files = pki.issue("controller", "controller")
-        for source, name in ((files.cert, "cert.pem"), (files.key, "key.pem"), (files.ca, "ca.pem")):
-            (folder / name).write_bytes(source.read_bytes())
-        (folder / "key.pem").chmod(0o600)
-        table = {
-            "orchestrators": [f"tls:127.0.0.1:{rdmp_port}"],
-            "state_dir": str(folder / "state"),
-            "pki_dir": str(folder),
-            "openflow_listen": f"0.0.0.0:{self.port}",
-            "verify_seconds": 1.0,
-            "switch_wait_seconds": 1.0,
-        }
-        lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-        (folder / "controller.toml").write_text(
-            "\n".join(["[controller]", *lines, "[rdmp]", "reconnect_max = 0.3", ""])
-        )
-
-    async def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "controller.daemon", "--config", str(self.folder / "controller.toml")),
-                stdout=log,
-                stderr=log,
-            )
-
-    async def end(self, number: signal.Signals) -> int:
-        assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        async with asyncio.timeout(15):
-            return await self.process.wait()
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
 
 
 class Site:
@@ -99,6 +50,10 @@ class Site:
         await self.until(
             lambda: "controller" in {peer.name for peer in self.hub.peers()}, "the controller is connected"
         )
+
+    async def lead(self, generation: int = 1) -> None:
+        """What odysseyd does: appoint the controller."""
+        await self.hub.call("controller", "lead", {"generation": generation}, 5.0)
 
     async def switches_are_there(self) -> None:
         for _ in range(500):
@@ -122,11 +77,12 @@ async def site(ctl_lab: Lab, ctl_pki: Pki, tmp_path: Path) -> AsyncIterator[Site
     hub = Hub(files.identity(), log, events, Echo(), 1, "i1", FAST)
     await hub.recover()
     rdmp_port = await hub.serve_tls("127.0.0.1", 0, files.server_context())
-    daemon = Daemon(tmp_path, ctl_pki, rdmp_port)
+    daemon = Daemon(tmp_path, ctl_pki.issue("controller", "controller"), rdmp_port)
     made = Site(hub, daemon, rdmp_port, events)
     try:
         await daemon.start()
         await made.controller_is_there()
+        await made.lead()
         for name in support.SWITCHES:
             switch = ctl_lab.switches[name]
             await asyncio.to_thread(switch.set_controller, ctl_pki.issue("switch", name), daemon.port)
@@ -164,6 +120,41 @@ async def test_transactions_reach_the_switches_and_traffic_outlives_the_daemon(s
         assert committed(await site.execute("tx-3", {"binding/app-2": None}, "retire"))
         assert await closed("lb-1", "app-2", 8080)
     assert await site.daemon.end(signal.SIGTERM) == 0
+
+
+async def test_metrics_are_served_and_begin_anew_with_the_daemon(site: Site) -> None:
+    documents = intent()
+    inventory = {"inventory": documents.pop("inventory")}
+    assert committed(await site.execute("tx-1", inventory))
+    assert committed(await site.execute("tx-2", documents))
+
+    async def sent(node: str) -> float:
+        def read() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{site.daemon.metrics_port}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+
+        families = text_string_to_metric_families(await asyncio.to_thread(read))
+        samples = [sample for family in families for sample in family.samples]
+        assert {one.value for one in samples if one.name == "odyssey_switch_connected"} == {1.0}
+        [value] = [
+            one.value
+            for one in samples
+            if one.name == "odyssey_node_sent_packets_total" and one.labels["node"] == node
+        ]
+        return value
+
+    with server("app-2", 8080):
+        assert await reaches("lb-1", "app-2", 8080)
+        seen = 0.0
+        for _ in range(20):
+            seen = seen or await sent("lb-1")
+            await asyncio.sleep(0.25)
+        assert seen > 0
+    await site.daemon.end(signal.SIGKILL)
+    await site.daemon.start()
+    await site.controller_is_there()
+    await site.switches_are_there()
+    assert await sent("lb-1") >= seen, "the switch kept its counters, and the controller begins with them"
 
 
 class SlowAgent(Recorder):

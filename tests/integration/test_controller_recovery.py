@@ -76,8 +76,7 @@ async def test_an_open_transaction_survives_a_restart(controller: Controller, ct
     await controller.stop()
     again = Controller(ctl_lab, ctl_pki, controller.state)
     try:
-        await again.participant.restore(again.state, [tx])
-        again.port = await again.terminator.start("0.0.0.0", controller.port)
+        await again.start(controller.port, in_doubt=[tx])
         await again.until(lambda: len(again.topics("switch.connected")) == 2, "both switches are back")
         await again.until(
             lambda: all(one["lastVerified"] for one in again.participant.switches.report().values()), "verified"

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from controller.changes import FlowChange, GroupChange, MeterChange, difference
-from controller.channel import ChannelError, FlowReading
+from controller.channel import ChannelError, FlowReading, Role
 from controller.flows import (
     ETH_ARP,
     ETH_IPV4,
@@ -198,7 +198,9 @@ async def channel(switch: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory)
     try:
         await asyncio.to_thread(switch.set_controller, pki.issue("switch", "sw1"), port)
         async with asyncio.timeout(20):
-            yield await arrived.get()
+            made = await arrived.get()
+            await made.take_role(Role.MASTER, 1)
+            yield made
     finally:
         await terminator.stop()
         switch.vsctl("del-controller", switch.name)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from odyssey.cli.app import App, output_option
+from odyssey.cli.commands.probe import probe
 from odyssey.cli.exits import Exit
 from odyssey.cli.output import Column
 from odyssey.cli.planview import joined
@@ -45,6 +46,9 @@ _FLOWS = (
 @click.group()
 def switch() -> None:
     """Switches: what forwards, and what it forwards."""
+
+
+switch.add_command(probe)
 
 
 @switch.command("ls")

@@ -15,10 +15,10 @@ from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 from controller import texts
 from controller.changes import Change, FlowChange, difference
 from controller.compiler import compile_documents
+from controller.connection import SwitchConnection
 from controller.flows import TableSet
 from controller.openflow import actions, oxm, replies, wire
 from controller.openflow.channel import OpenFlowChannel
-from controller.switches import SwitchConnection
 from tests.bench.fabric import intents
 from tests.bench.fabric.support import Json, Sizes, connected, folder, one_switch
 from tests.bench.rdmp.support import BenchError, processor_seconds

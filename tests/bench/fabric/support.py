@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from controller.channel import Role
 from controller.openflow.channel import OpenFlowChannel
 from controller.openflow.terminator import Terminator
 from tests.bench.fabric import intents
@@ -103,6 +104,7 @@ async def connected(switch: OpenVSwitch, pki: Pki) -> AsyncIterator[OpenFlowChan
         await asyncio.to_thread(switch.set_controller, pki.issue("switch", switch.name), port)
         async with asyncio.timeout(CONNECT_SECONDS):
             channel = await arrived.get()
+            await channel.take_role(Role.MASTER, 1)
         yield channel
     except TimeoutError:
         raise BenchError(f"{switch.name} did not connect within {CONNECT_SECONDS:g} s") from None

@@ -137,3 +137,14 @@ def test_a_faulty_role_document_is_refused(document: dict[str, Any], fault: str)
 @pytest.mark.parametrize("role", ["agent", "controller"])
 def test_a_participant_may_tell_that_an_effect_failed(role: str) -> None:
     authorise(Identity("lab", role, "h1"), Permission("publish:participant.effect_failed"))
+
+
+def test_reading_is_everything_that_only_looks_and_no_probe() -> None:
+    document = {"subjects": ["publisher/grafana"], "allow": [{"services": ["@reading"]}]}
+    roles = roles_from_documents({"watcher": document})
+    grafana = Who("publisher", "grafana")
+    for service in ("fabric.path", "fabric.counters", "switch.ports", "switch.flows", "node.list", "status"):
+        authorise(grafana, Permission(service), roles)
+    for service in ("switch.probe", "addNode", "token.create", "tx.resolve", "publish:node.died"):
+        with pytest.raises(Forbidden):
+            authorise(grafana, Permission(service), roles)

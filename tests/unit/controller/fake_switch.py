@@ -5,17 +5,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from controller.changes import Change, patched
-from controller.channel import Channel, ChannelError, CountedEntry, FlowReading, GroupReading, MeterReading
+from controller.channel import (
+    Channel,
+    ChannelError,
+    CountedEntry,
+    FlowReading,
+    GroupReading,
+    MeterReading,
+    NotMasterError,
+    Role,
+    StaleGenerationError,
+)
+from controller.device import Device
 from controller.flows import TableSet
+from controller.ports import PortChange, PortCounters, PortState
+
+
+@dataclass
+class Held:
+    """What several connections to one switch share; ``generation`` is None before the first role was taken."""
+
+    tables: TableSet = field(default_factory=TableSet)
+    generation: int | None = None
+    master: FakeSwitch | None = None
 
 
 class FakeSwitch(Channel):
-    """Holds a table set; ``writes`` are the changes that it was sent, ``refuse`` lets the next one fail."""
+    """A connection to a switch; ``writes`` are the changes that it was sent, ``refuse`` lets the next one fail."""
 
-    def __init__(self, datapath_id: int, tables: TableSet | None = None) -> None:
-        self.tables = tables or TableSet()
+    def __init__(self, datapath_id: int, tables: TableSet | None = None, held: Held | None = None) -> None:
+        self.held = held or Held(tables or TableSet())
+        self.role: Role | None = None
+        self.roles: list[tuple[Role, int]] = []
         self.writes: list[tuple[Change, ...]] = []
         self.reads: list[tuple[int, int]] = []
         self.refuse: str | None = None
@@ -23,6 +47,9 @@ class FakeSwitch(Channel):
         self.foreign = 0
         self.slow = asyncio.Event()
         self.slow.set()
+        self.ports: dict[int, PortState] = {}
+        self.counted: dict[int, PortCounters] = {}
+        self._port_listener: Callable[[PortChange], None] = lambda change: None
         self.ports_down: set[int] = set()
         self.packets: list[tuple[int, bytes]] = []
         self.listener: Callable[[int, bytes], None] = lambda port, frame: None
@@ -37,9 +64,32 @@ class FakeSwitch(Channel):
     def address(self) -> str:
         return f"fake {self._datapath_id}"
 
+    @property
+    def tables(self) -> TableSet:
+        return self.held.tables
+
+    @tables.setter
+    def tables(self, tables: TableSet) -> None:
+        self.held.tables = tables
+
+    async def take_role(self, role: Role, generation: int) -> None:
+        self._check()
+        self.roles.append((role, generation))
+        if self.held.generation is not None and generation < self.held.generation:
+            raise StaleGenerationError("stale", self.held.generation)
+        self.held.generation = generation
+        self.role = role
+        if role is Role.MASTER:
+            self.held.master = self
+        elif self.held.master is self:
+            self.held.master = None
+
     async def apply(self, changes: Sequence[Change]) -> None:
         self._check()
+        assert self.role is not None, "a write as EQUAL"
         await self.slow.wait()
+        if self.held.master is not self:
+            raise NotMasterError(f"{self.address}: is slave")
         if self.refuse is not None:
             reason, self.refuse = self.refuse, None
             raise ChannelError(reason)
@@ -62,6 +112,28 @@ class FakeSwitch(Channel):
     async def read_meters(self) -> MeterReading:
         self._check()
         return MeterReading(tuple(self.tables.meters.values()))
+
+    async def read_ports(self) -> tuple[PortState, ...]:
+        self._check()
+        return tuple(self.ports.values())
+
+    async def read_port_counters(self) -> tuple[PortCounters, ...]:
+        self._check()
+        return tuple(self.counted.values())
+
+    def on_port(self, listener: Callable[[PortChange], None]) -> None:
+        self._port_listener = listener
+
+    def port(self, number: int, up: bool, *, gone: bool = False) -> None:
+        """Bring a port up or down, or take it out."""
+        state = PortState(number, f"eth{number}", up, 10_000_000, 0x020000000000 | number)
+        self.ports[number] = state
+        if gone:
+            del self.ports[number]
+        self._port_listener(PortChange(state, gone))
+
+    def device(self) -> Device:
+        raise ChannelError(f"{self.address}: it cannot be probed")
 
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         self._check()

@@ -26,6 +26,9 @@ def test_all_settings_have_defaults_but_the_orchestrators(tmp_path: Path) -> Non
     assert config.openflow_listen == ("::", 6654)
     assert config.verify_seconds == 5.0 and config.allow_absent_switches is False
     assert config.rdmp.reconnect_max == 1.0
+    assert config.metrics_listen is None, "nobody is told anything unless it is asked for"
+    file.write_text(MINIMAL + 'metrics_listen = "127.0.0.1:9464"\n')
+    assert load(file).metrics_listen == ("127.0.0.1", 9464)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,7 @@ def test_all_settings_have_defaults_but_the_orchestrators(tmp_path: Path) -> Non
         (MINIMAL + "speed = 3\n", "unknown key speed; known are orchestrators"),
         (MINIMAL + "verify_seconds = 0\n", "verify_seconds: found 0, must be a number above 0"),
         (MINIMAL + 'openflow_listen = "6653"\n', "must be ADDRESS:PORT"),
+        (MINIMAL + 'metrics_listen = true\n', "metrics_listen: found True, must be ADDRESS:PORT"),
         (MINIMAL + 'state_dir = "here"\n', "must be an absolute path"),
         (MINIMAL + "allow_absent_switches = 1\n", "must be true or false"),
         (MINIMAL + 'log_level = "LOUD"\n', "must be one of DEBUG"),

@@ -4,22 +4,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 import schemas
 from controller.channel import ChannelError
+from controller.connection import OWNERS_READ_SINGLY
 from controller.flows import COOKIE_OWNER_MASK, TableSet
 from controller.participant import ControllerParticipant
-from controller.switches import OWNERS_READ_SINGLY
+from controller.tenure import Tenure
 from rdmp.participant import Effect, Refused, Transaction
 from rdmp.rpc import RpcError
 from tests.unit.controller import samples
-from tests.unit.controller.fake_switch import FakeSwitch
+from tests.unit.controller.fake_switch import FakeSwitch, Held
 
 NEW = samples.binding("shop-app-3", "shop/app", "172.16.20.4", "h3", "dark")
 ADMITTED = {**NEW, "phase": "admitted"}
@@ -28,18 +31,39 @@ ADMITTED = {**NEW, "phase": "admitted"}
 class Rig:
     """A participant with two switches in memory."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, folder: TemporaryDirectory[str] | None = None, **options: Any) -> None:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         quiet = {"verify_seconds": 3600.0, "wait_seconds": 0.05, "lldp_seconds": 60.0}
         settings: dict[str, Any] = {"allow_absent": False} | quiet | options
-        self.participant = ControllerParticipant(lambda topic, data: self.events.append((topic, data)), **settings)
+        self.folder = folder or TemporaryDirectory()
+        self.tenure = Tenure(Path(self.folder.name) / "tenure.json")
+        self.participant = ControllerParticipant(self._publish, self.tenure, **settings)
         self.switches: dict[str, FakeSwitch] = {}
         self.state: dict[str, Any] = {}
         self.tasks: list[asyncio.Task[None]] = []
         self.seq = 0
 
-    async def connect(self, name: str, datapath_id: int, tables: TableSet | None = None) -> FakeSwitch:
-        switch = FakeSwitch(datapath_id, tables)
+    def _publish(self, topic: str, data: Mapping[str, Any]) -> None:
+        self.events.append((topic, data))
+
+    async def restore(
+        self, state: Mapping[str, Any], in_doubt: Sequence[Transaction] = (), generation: int | None = 1
+    ) -> None:
+        """Restore, and lead under a generation unless it is None."""
+        self.state = dict(state)
+        await self.participant.restore(state, in_doubt)
+        if generation is not None:
+            await self.ask("lead", generation=generation)
+
+    async def ask(self, method: str, **params: Any) -> Mapping[str, Any]:
+        async def nothing(_: Mapping[str, Any]) -> None: ...
+
+        return await self.participant.call(method, params, nothing)
+
+    async def connect(
+        self, name: str, datapath_id: int, tables: TableSet | None = None, held: Held | None = None
+    ) -> FakeSwitch:
+        switch = FakeSwitch(datapath_id, tables, held)
         self.switches[name] = switch
         self.tasks.append(asyncio.create_task(self.participant.switches.connected(name, switch)))
         await self.settle()
@@ -76,12 +100,13 @@ class Rig:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.folder.cleanup()
 
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     made = Rig()
-    await made.participant.restore({}, [])
+    await made.restore({})
     await made.connect("sw1", 1)
     await made.connect("sw2", 2)
     try:
@@ -205,7 +230,7 @@ async def test_prepare_refuses_with_reasons(rig: Rig) -> None:
 
 async def test_prepare_waits_a_moment_for_a_switch_that_is_away() -> None:
     rig = Rig(wait_seconds=5.0)
-    await rig.participant.restore({}, [])
+    await rig.restore({})
     await rig.connect("sw1", 1)
     tx = rig.transaction({"changes": samples.shop()}, admit=samples.shop())
     waiting = asyncio.create_task(rig.participant.prepare(tx))
@@ -215,7 +240,7 @@ async def test_prepare_waits_a_moment_for_a_switch_that_is_away() -> None:
     await waiting
     await rig.close()
     rig = Rig()
-    await rig.participant.restore({}, [])
+    await rig.restore({})
     with pytest.raises(Refused, match=r"switch sw1 is not connected; switch sw2 is not connected; connect it"):
         await rig.participant.prepare(tx)
 
@@ -237,7 +262,7 @@ async def test_open_transactions_reserve_room(rig: Rig) -> None:
 
 async def test_a_restart_compares_and_writes_nothing() -> None:
     first = Rig()
-    await first.participant.restore({}, [])
+    await first.restore({})
     for name, number in (("sw1", 1), ("sw2", 2)):
         await first.connect(name, number)
     await first.carry_out(samples.shop())
@@ -247,7 +272,7 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
     await first.close()
     second = Rig()
     try:
-        await second.participant.restore(first.state, [tx])
+        await second.restore(first.state, [tx])
         second.seq = first.seq
         for name, number in (("sw1", 1), ("sw2", 2)):
             await second.connect(name, number, first.switches[name].tables)
@@ -267,14 +292,14 @@ async def test_a_restart_compares_and_writes_nothing() -> None:
 async def test_a_controller_with_an_empty_journal_removes_nothing() -> None:
     """Its journal was lost: the switches keep forwarding as they were told."""
     first = Rig()
-    await first.participant.restore({}, [])
+    await first.restore({})
     for name, number in (("sw1", 1), ("sw2", 2)):
         await first.connect(name, number)
     await first.carry_out(samples.shop())
     await first.close()
     second = Rig()
     try:
-        await second.participant.restore({}, [])
+        await second.restore({})
         for name, number in (("sw1", 1), ("sw2", 2)):
             await second.connect(name, number, first.switches[name].tables)
         removal = second.transaction(None, retire={"binding/shop-app-2": None})
@@ -289,7 +314,7 @@ async def test_a_controller_with_an_empty_journal_removes_nothing() -> None:
 async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() -> None:
     """The switches have admitted a node, and the controller dies before its journal has the result."""
     first = Rig()
-    await first.participant.restore({}, [])
+    await first.restore({})
     for name, number in (("sw1", 1), ("sw2", 2)):
         await first.connect(name, number)
     await first.carry_out(samples.shop())
@@ -299,7 +324,7 @@ async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() ->
     await first.close()
     second = Rig()
     try:
-        await second.participant.restore(first.state, [replace(tx, stage="admit")])
+        await second.restore(first.state, [replace(tx, stage="admit")])
         for name, number in (("sw1", 1), ("sw2", 2)):
             await second.connect(name, number, first.switches[name].tables)
         assert [switch.writes for switch in second.switches.values()] == [[], []]
@@ -312,7 +337,7 @@ async def test_a_stage_that_a_crash_kept_from_the_journal_is_not_taken_back() ->
 
 async def test_a_stage_that_is_done_is_not_undone_by_a_restart() -> None:
     rig = Rig()
-    await rig.participant.restore({}, [])
+    await rig.restore({})
     await rig.connect("sw1", 1)
     await rig.connect("sw2", 2)
     await rig.carry_out(samples.shop())
@@ -325,7 +350,7 @@ async def test_a_stage_that_is_done_is_not_undone_by_a_restart() -> None:
     await rig.commit(tx, "admit")
     await rig.close()
     again = Rig()
-    await again.participant.restore(rig.state, [tx])
+    await again.restore(rig.state, [tx])
     assert (await again.participant.observe())["bindings"]["shop-app-3"] == "admitted"
     await again.connect("sw1", 1, rig.switches["sw1"].tables)
     await again.connect("sw2", 2, rig.switches["sw2"].tables)
@@ -379,21 +404,16 @@ async def test_a_slow_switch_holds_up_no_revocation_elsewhere(rig: Rig) -> None:
 
 
 async def test_questions_are_answered_and_wrong_ones_refused(rig: Rig) -> None:
-    async def ask(method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        async def nothing(_: Mapping[str, Any]) -> None: ...
-
-        return await rig.participant.call(method, params, nothing)
-
     await rig.carry_out(samples.shop())
-    flows = await ask("flows", {"switch": "sw1", "owner": "binding/shop-lb-1"})
+    flows = await rig.ask("flows", switch="sw1", owner="binding/shop-lb-1")
     assert [entry["table"] for entry in flows["entries"]] == [0, 30, 31]
     assert flows["entries"][0]["packets"] == 3 and flows["entries"][0]["cookie"].startswith("0x0d01ac100a02")
-    assert len((await ask("flows", {"switch": "sw1"}))["entries"]) == 91
-    answer = await ask("compile", {"changes": {"binding/shop-app-3": ADMITTED}})
+    assert len((await rig.ask("flows", switch="sw1"))["entries"]) == 91
+    answer = await rig.ask("compile", changes={"binding/shop-app-3": ADMITTED})
     assert answer["switches"]["sw1"]["add"] == 3 and answer["refusals"] == []
-    answer = await ask("compile", {"changes": {"binding/shop-app-3": {**ADMITTED, "host": "h9"}}})
+    answer = await rig.ask("compile", changes={"binding/shop-app-3": {**ADMITTED, "host": "h9"}})
     assert answer["refusals"] == [{"path": "binding/shop-app-3", "reason": "there is no host h9 in the inventory"}]
-    assert set((await ask("switches", {}))["switches"]) == {"sw1", "sw2"}
+    assert set((await rig.ask("switches"))["switches"]) == {"sw1", "sw2"}
     for method, params, code in (
         ("compile", {"changes": {"x": 1}}, "invalid"),
         ("flows", {"switch": "sw9"}, "not_found"),
@@ -402,7 +422,7 @@ async def test_questions_are_answered_and_wrong_ones_refused(rig: Rig) -> None:
         ("dance", {}, "unknown_method"),
     ):
         with pytest.raises(RpcError) as caught:
-            await ask(method, params)
+            await rig.ask(method, **params)
         assert caught.value.code == code
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from odyssey.orchestrator import steps
+from odyssey.orchestrator.leadership import Leadership
 from odyssey.orchestrator.questions import Questions
 from odyssey.orchestrator.steps import StepRunner
 from odyssey.planning import QuietStep
@@ -27,7 +28,9 @@ class Counters:
         self._last: Mapping[str, Any] | None = None
         self.asked = 0
 
-    async def call(self, name: str, method: str, params: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
+    async def call(
+        self, name: str, method: str, params: Mapping[str, Any], timeout: float, on_progress: object = None
+    ) -> Mapping[str, Any]:
         assert (name, method, params) == ("controller", "switch_ports", {"switch": "sw2"})
         self.asked += 1
         self._last = next(self._answers, self._last)
@@ -45,7 +48,7 @@ def wait(counters: Counters, timeout: float = 10.0) -> tuple[str | None, list[Ma
     """What the wait returns, and its progress."""
     told: list[Mapping[str, Any]] = []
     hub = cast(Hub, counters)
-    runner = StepRunner(hub, Questions(hub, 1.0), 1, 0.1)
+    runner = StepRunner(hub, Questions(hub, 1.0, lambda: "controller"), cast(Leadership, None), 1, 0.1)
     step = QuietStep("sw2", (1, 2), packets=10.0, timeout=timeout, required=True)
     return asyncio.run(runner.quiet(step, told.append)), told
 

@@ -16,7 +16,8 @@ from odyssey.model.apart import not_apart
 from odyssey.model.ipam import address6_of
 from odyssey.model.naming import CONTROLLER
 from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, QuietStep, Step, plan, resolve
-from odyssey.planning.documents import binding, dependencies, intent
+from odyssey.planning.documents import dependencies
+from odyssey.planning.whole import whole_intent
 from odyssey.services.wish import Wish
 
 Json = dict[str, Any]
@@ -304,13 +305,7 @@ def _check_hosts(state: Snapshot) -> None:
 
 
 def _check_intent(world: World) -> None:
-    expected: Json = {}
-    state = world.state
-    if "inventory" in world.intent:
-        assert state.inventory is not None
-        expected["inventory"] = state.inventory.for_controller(state.maintenance)
-    for item in state.platforms.values():
-        expected |= intent(item, state.networks)
-    for node in state.nodes.values():
-        expected[f"binding/{node.name}"] = binding(node, node.phase)
+    expected = whole_intent(world.state)
+    if "inventory" not in world.intent:  # it was there before the world began
+        del expected["inventory"]
     assert world.intent == expected
