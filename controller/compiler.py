@@ -72,6 +72,11 @@ class Compilation:
         inventory = self.intent.inventory
         return inventory is not None and switch in inventory.switches and inventory.switches[switch].maintenance
 
+    @cached_property
+    def needs_rerouting(self) -> bool:
+        """Tell whether a switch cannot fail over by itself."""
+        return any(not self.profile(name).capabilities.groups for name in self.tables)
+
     def only_in(self, switch: str, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
         """Return the entries of tables of a switch that let in to prefixes what nothing of others does."""
         inventory = self.intent.inventory
@@ -116,6 +121,18 @@ def compile_documents(documents: Mapping[str, Document], down: frozenset[Port] =
     for profile_name, switches in by_profile.items():
         tables |= PROFILES[profile_name].compile(intent, switches, down)
     return Compilation(intent, {name: tables[name] for name in inventory.switches})
+
+
+def rerouted(compilation: Compilation, down: frozenset[Port]) -> Compilation:
+    """Return the same intent with other ways on the switches without groups: around ports that are down."""
+    by_profile: dict[str, list[str]] = {}
+    for name in compilation.tables:
+        if not compilation.profile(name).capabilities.groups:
+            by_profile.setdefault(compilation.profile(name).name, []).append(name)
+    tables = dict(compilation.tables)
+    for profile, switches in by_profile.items():
+        tables |= PROFILES[profile].compile(compilation.intent, switches, down)
+    return Compilation(compilation.intent, tables)
 
 
 def with_changes(

@@ -23,6 +23,7 @@ from controller.connection import NAMED_DIFFERENCES, SwitchConnection
 from controller.counters import Tally
 from controller.flows import TableSet
 from controller.portwatch import PortWatch
+from controller.rerouting import Rerouting
 from controller.rounds import Round, rounds
 from controller.tenure import Tenure
 
@@ -97,18 +98,25 @@ class Switches:
     def __init__(
         self, target: Callable[[], Compilation], publish: Publish, tenure: Tenure, *, verify_seconds: float
     ) -> None:
-        self._target = target
         self._tenure = tenure
         self._publish = publish
         self._verify_seconds = verify_seconds
         self.tally = Tally()
-        self.ports = PortWatch(lambda: self._target().intent.inventory, publish)
+        self.ports = PortWatch(lambda: target().intent.inventory, publish)
+        rerouting = Rerouting(target, self.ports.down, self.bring_all)
+        self._target = rerouting.target
+        self.ports.subscribe(rerouting.changed)
         self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
         self._arrived = asyncio.Event()  # a switch connected
         self._updating = asyncio.Lock()  # one update over all switches at a time
+
+    @property
+    def target(self) -> Compilation:
+        """What the switches have to hold now."""
+        return self._target()
 
     def connection(self, name: str) -> SwitchConnection | None:
         """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""

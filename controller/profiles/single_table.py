@@ -9,13 +9,14 @@ from controller.fabric import Intent, Inventory, Port, Refusal
 from controller.families import FAMILIES, IPV4, Family
 from controller.flows import EntryKey, FlowEntry, TableSet
 from controller.profiles import single_table_rules as rules
-from controller.profiles.base import SwitchProfile
+from controller.profiles.base import SwitchProfile, Use
 from controller.profiles.single_table_changes import only_in
 from controller.profiles.single_table_layers import LLDP, TRANSIT, TRANSIT_SERVICE
 from controller.profiles.single_table_policy import PolicyEntries
 from controller.profiles.single_table_transit import Surroundings
 from controller.profiles.single_table_view import FabricView, SwitchView
 from controller.profiles.single_table_ways import Ways
+from controller.profiles.single_table_words import uses_of
 
 assert LLDP < TRANSIT < TRANSIT_SERVICE  # what lies from TRANSIT to TRANSIT_SERVICE only delivers
 
@@ -49,6 +50,9 @@ class SingleTableProfile(SwitchProfile):
 
     def is_egress(self, entry: FlowEntry) -> bool:
         return TRANSIT <= entry.priority <= TRANSIT_SERVICE
+
+    def uses(self, entry: FlowEntry) -> tuple[Use, ...]:
+        return uses_of(entry)
 
     def only_in(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
         return only_in(tables, others)

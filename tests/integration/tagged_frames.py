@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import socket
 import struct
 import threading
@@ -105,6 +106,10 @@ def _read(port: Port, one: socket.socket) -> Iterator[Seen]:
             data, extra, _, address = one.recvmsg(2048, socket.CMSG_SPACE(AUXDATA.size))
         except BlockingIOError:
             return
+        except OSError as error:
+            if error.errno != errno.ENETDOWN:  # told once after an interface was shut down
+                raise
+            continue
         at = data.find(_MAGIC)
         if at < 0 or address[2] == PACKET_OUTGOING:
             continue

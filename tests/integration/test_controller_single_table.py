@@ -14,7 +14,7 @@ import pytest
 from controller.batches import Delivery
 from controller.changes import FlowChange
 from controller.channel import ChannelError
-from controller.compiler import Compilation
+from controller.compiler import Compilation, compile_documents
 from controller.evaluate import Fabric, Packet
 from controller.fabric import Port
 from controller.flows import FlowEntry, Kind, make_cookie, match
@@ -24,7 +24,7 @@ from tests.fabric_check.cases import Shape
 from tests.fabric_check.openvswitch import Availability, OpenVSwitch
 from tests.fabric_check.run import Effort, run
 from tests.integration.controller_harness import Controller
-from tests.integration.controller_support import HOSTS, Lab
+from tests.integration.controller_support import HOSTS, Lab, inside
 from tests.integration.tagged_frames import Cables, Seen
 from tests.unit.controller import samples, single_tables
 
@@ -61,11 +61,11 @@ class Trial:
     expected: tuple[Port, int | None, int, int] | None
 
 
-def trials(compilation: Compilation) -> list[Trial]:
+def trials(compilation: Compilation, down: frozenset[Port] = frozenset()) -> list[Trial]:
     """Return what everybody may try, and some spoofs, with the evaluator's answer."""
     intent = compilation.intent
     assert intent.inventory is not None
-    fabric = Fabric.of(compilation.tables, intent.inventory)
+    fabric = Fabric.of(compilation.tables, intent.inventory, down)
     tries = [samples.syn(40000, 8080), samples.syn(40000, 5432), samples.syn(40000, 80), samples.ack(8080, 40000)]
     tries += [samples.ack(5432, 40000), samples.ack(80, 40000), samples.udp(40000, 5353), samples.icmp(3)]
     shots: list[tuple[Port, Packet]] = []
@@ -147,6 +147,39 @@ async def test_what_somebody_else_deleted_comes_back(controller: Controller, ctl
     assert connection is not None
     drift = await connection.verify(lambda: samples.compiled(single_tables.shop("nexus9000")).tables["sw1"])
     assert drift.lost and ctl_lab.switches["sw1"].flows() == before
+
+
+async def test_a_port_that_goes_down_is_gone_around_and_comes_back(
+    controller: Controller, ctl_lab: Lab, cables: Cables
+) -> None:
+    documents = single_tables.shop("nexus9000")
+    await controller.carry_out(documents)
+    before = {name: switch.flows() for name, switch in ctl_lab.switches.items()}
+    down = Port("sw1", 1)
+    around = compile_documents(samples.stamped(documents), frozenset({down}))
+    assert around.tables["sw1"] != samples.compiled(documents).tables["sw1"]
+    inside("h1", "ip", "link", "set", "eth0", "down")
+    try:
+        switches = controller.participant.switches
+        await controller.until(lambda: switches.target.tables == around.tables, "other ways were compiled")
+        await controller.until(lambda: holds(controller, around), "the switches hold them")
+        tried = [trial for trial in trials(around, frozenset({down})) if trial.at != down]
+        found = await asyncio.to_thread(sent, cables, tried)
+        for token, trial in enumerate(tried):
+            seen = [(one.port, one.vlan, one.target, one.source) for one in found.get(token, ())]
+            assert seen == ([] if trial.expected is None else [trial.expected]), trial
+        assert any(trial.expected is not None and trial.expected[0] == Port("sw2", 1) for trial in tried)
+    finally:
+        inside("h1", "ip", "link", "set", "eth0", "up")
+    await controller.until(
+        lambda: {name: switch.flows() for name, switch in ctl_lab.switches.items()} == before, "the old ways are back"
+    )
+    assert not controller.topics("switch.drift")
+
+
+def holds(controller: Controller, compilation: Compilation) -> bool:
+    known = [controller.participant.switches.connection(name) for name in compilation.tables]
+    return [one.known if one else None for one in known] == list(compilation.tables.values())
 
 
 def own(priority: int, **fields: int) -> FlowEntry:

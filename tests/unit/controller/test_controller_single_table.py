@@ -127,6 +127,23 @@ def test_what_pretends_to_be_of_another_network_or_switch_is_dropped() -> None:
         assert drop.entry is not None and drop.entry.cookie >> 48 & 0xFF == counter, (packet, port)
 
 
+def test_what_the_entries_count() -> None:
+    compilation = samples.compiled(shop("alliedtelesis"))
+    profile = PROFILES["alliedtelesis"]
+    found: dict[str, set[str]] = {}
+    for entry in compilation.tables["sw1"]:
+        for use in profile.uses(entry):
+            found.setdefault(use.value, set()).add(compilation.owner_name(entry.owner))
+    dependencies = {"policy/shop/lb/app", "policy/shop/app/db", "expose/shop/lb/edge"}
+    assert found == {
+        "opened": dependencies,
+        "returned": dependencies - {"policy/shop/app/db"},
+        "reported": dependencies,
+        "denied": {"network/shop/lb", "network/shop/app", "border/edge"},
+        "spoofed": {"host/h1", "host/h2", "border/edge"},
+    }
+
+
 # Services
 
 
