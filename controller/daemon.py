@@ -7,11 +7,10 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from controller.config import DEFAULT_CONFIG, Config, ConfigError, load
+from controller.events import Events
 from controller.fabric import IntentRefused
 from controller.metrics_server import MetricsError, MetricsServer
 from controller.openflow.terminator import Terminator
@@ -26,7 +25,6 @@ from rdmp.tuning import collect_rarely
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart does not help
 EXIT_FAILED = 1
-MAX_EVENTS = 256  # events that wait to be handed to RDMP; the oldest is dropped then
 
 _log = logging.getLogger("odyssey-controller")
 
@@ -66,7 +64,7 @@ async def run(config: Config) -> None:
 
 async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> None:
     files = pki_files(config.pki_dir)
-    events = _Events(identity.name)
+    events = Events(controller=identity.name)  # of which there may be several
     participant = ControllerParticipant(
         events.put,
         Tenure(config.state_dir / "tenure.json"),
@@ -104,24 +102,6 @@ async def _serve(config: Config, identity: Identity, stop: asyncio.Event) -> Non
     await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
-
-
-class _Events:
-    """Events on their way to RDMP, in order and bounded; each names the controller, for there may be several."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._waiting: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue(MAX_EVENTS)
-
-    def put(self, topic: str, data: Mapping[str, Any]) -> None:
-        if self._waiting.full():
-            dropped, _ = self._waiting.get_nowait()
-            _log.warning("event %s dropped: %d wait already", dropped, MAX_EVENTS)
-        self._waiting.put_nowait((topic, {"controller": self._name, **data}))
-
-    async def forward(self, runner: ParticipantRunner) -> None:
-        while True:
-            await runner.publish(*await self._waiting.get())
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 MIN_MESSAGE_BYTES = 1024
 """The least that a peer must accept: a welcome, a heartbeat, an error."""
-PARTICIPANT_ROLES = frozenset({"agent", "controller"})
+PARTICIPANT_ROLES = frozenset({"agent", "controller", "netconf"})
 HUB_TOPICS = ("tx", "peer", "hub")
 """First levels of topics that only the hub itself publishes."""
 
@@ -393,6 +393,8 @@ class Hub(SessionOwner):
             return "forbidden", f"{identity}: the name {identity.name} belongs to the role {reserved}"
         if identity.role == "controller" and reserved is None:
             return "forbidden", f"{identity}: a controller is named controller, controller-2 and so on"
+        if identity.role == "netconf" and reserved is None:
+            return "forbidden", f"{identity}: the participant of this role is named netconf"
         if hello.epoch > self.epoch:
             if hello.epoch > self._fenced_by:
                 self._fenced_by = hello.epoch

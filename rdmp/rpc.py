@@ -64,7 +64,7 @@ class RpcHandler(ABC):
 
     def may_publish(self, peer: Identity, topic: str) -> bool:
         """Tell whether ``peer`` may publish ``topic`` (those of the hub itself, tx, peer and hub, nobody may)."""
-        return peer.role in ("agent", "controller", "operator", "publisher")
+        return peer.role in ("agent", "controller", "netconf", "operator", "publisher")
 
     def may_join(self, peer: Identity, group: str) -> bool:
         """Tell whether ``peer``, a participant, may answer the calls to ``group``."""

@@ -15,18 +15,19 @@ from pathlib import Path
 
 from cryptography import x509
 
-ROLES = ("orchestrator", "agent", "controller", "operator", "publisher", "switch")
+ROLES = ("orchestrator", "agent", "controller", "netconf", "operator", "publisher", "switch")
 _URI = re.compile(r"odyssey://([A-Za-z0-9][A-Za-z0-9._-]*)/([a-z]+)/([A-Za-z0-9][A-Za-z0-9._:@-]*)")
-_RESERVED = re.compile(r"(controller)(?:-.*)?", re.DOTALL)
+_RESERVED = re.compile(r"(controller)(?:-.*)?|(netconf)", re.DOTALL)
 
 
 def reserved_role(name: str) -> str | None:
     """Return the certificate role that alone may use ``name``, None where any may.
 
-    ``controller``, ``controller-2`` and so on are controllers: agents are named after their hosts.
+    ``controller``, ``controller-2`` and so on are controllers, ``netconf`` is that of switches' configurations: agents
+    are named after their hosts.
     """
     match = _RESERVED.fullmatch(name)
-    return match[1] if match else None
+    return match[1] or match[2] if match else None
 
 
 class IdentityError(ValueError):

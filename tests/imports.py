@@ -28,6 +28,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
 CONFINED: Mapping[str, str] = {
     "os_ken": "controller.openflow",
     "docker": "agents.docker",
+    "ncclient": "controller.netconf",
     "microesb": "odyssey.services",
     "jsocket": "rdmp.blocking",
 }

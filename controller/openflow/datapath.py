@@ -82,6 +82,12 @@ class RepairedDatapath(controller.Datapath):
             self.is_active = False
             with contextlib.suppress(OSError):
                 self.socket.close()
+            # They lead back to the owner, who has us: a circle that only the garbage collector could end.
+            self.on_message = self.on_state = _ignore
+
+
+def _ignore(_: Any) -> None:
+    """Hear what comes after the end."""
 
 
 class OpenFlowApp(OFPHandler):

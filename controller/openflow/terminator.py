@@ -86,30 +86,28 @@ class Terminator:
             return
         ours, theirs = socket_pair()
         inner_reader, inner_writer = await asyncio.open_connection(sock=theirs)
+        # No task group: what it raises keeps this frame, and with it the whole connection, until the garbage collector
+        # looks, which is rarely.
+        relays = [asyncio.create_task(_relay(reader, inner_writer)), asyncio.create_task(_relay(inner_reader, writer))]
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_relay(reader, inner_writer))
-                group.create_task(_relay(inner_reader, writer))
-                channel = await OpenFlowChannel.open(ours, f"{identity.name} ({address})")
-                await self._connected(identity.name, channel)
-                await channel.closed()
-                raise _Over
-        except* _Over:
-            pass
-        except* (ChannelError, OSError, ssl.SSLError) as errors:
-            _log.info("%s (%s): %s", identity.name, address, errors.exceptions[0])
+            channel = await OpenFlowChannel.open(ours, f"{identity.name} ({address})")
+            await self._connected(identity.name, channel)
+            await channel.closed()
+        except (ChannelError, OSError) as error:
+            _log.info("%s (%s): %s", identity.name, address, error)
         finally:
+            for relay in relays:
+                relay.cancel()
+            await asyncio.wait(relays)
             inner_writer.close()
 
 
-class _Over(Exception):
-    """The connection has ended; takes the relays down with it."""
-
-
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy bytes until the end of the stream; a slow side slows the other."""
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        while data := await reader.read(READ_BYTES):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    """Copy bytes until the end of the stream, then end the other side; a slow side slows the other."""
+    try:
+        with contextlib.suppress(OSError):  # that of TLS is one too
+            while data := await reader.read(READ_BYTES):
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.close()

@@ -107,6 +107,7 @@ DEFAULT_ROLES: tuple[Role, ...] = (
     Role("publisher", ("publisher/*",), (Allowance(("publish:scaling.*",)),)),
     Role("agent", ("agent/*",), (Allowance((*_PARTICIPANT, "publish:node.*")),)),
     Role("controller", ("controller/*",), (Allowance((*_PARTICIPANT, "publish:switch.*")),)),
+    Role("netconf", ("netconf/*",), (Allowance((*_PARTICIPANT, "publish:netconf.*")),)),
 )
 """What holds without any role document. A participant votes and tells what it sees; it asks for no change."""
 

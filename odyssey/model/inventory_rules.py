@@ -16,7 +16,7 @@ from odyssey.model.fabric_rules import (
 )
 from odyssey.model.faults import by_path, fault
 from odyssey.model.inventory import Fabric, Inventory, SwitchPort
-from odyssey.model.naming import is_controller
+from odyssey.model.naming import NETCONF, is_controller
 from odyssey.model.snapshot import Snapshot
 from schemas import Fault
 
@@ -99,6 +99,8 @@ def _host_faults(inventory: Inventory) -> Iterator[Fault]:
     for name, host in inventory.hosts.items():
         if is_controller(name):
             yield fault(f"$.hosts.{name}", name, "another name: controllers take part under such ones")
+        if name == NETCONF:
+            yield fault(f"$.hosts.{name}", name, "another name: odyssey-netconf takes part under this one")
         nics: set[str] = set()
         for number, attachment in enumerate(host.attachments):
             if attachment.nic in nics:

@@ -13,6 +13,9 @@ CONTROLLER = "controller"
 
 An agent's participant name is its host's name."""
 
+NETCONF = "netconf"
+"""Participant name of the daemon that configures switches by NETCONF."""
+
 HOSTNAME_LIMIT = 63
 """Octets of one DNS label (RFC 1035, 2.3.4): a node's name is its host name."""
 

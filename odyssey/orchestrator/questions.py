@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from odyssey.model.naming import CONTROLLER
+from odyssey.model.naming import CONTROLLER, NETCONF
 from rdmp.hub import Hub
 from rdmp.rpc import RpcError
 
@@ -28,9 +28,9 @@ class Questions:
         self._timeout = timeout
 
     def present(self) -> frozenset[str]:
-        """Names of the agents that are connected now, and `controller` if any controller is."""
+        """Names of the participants that are connected now; `controller` if any controller is."""
         controller = {CONTROLLER} if self._hub.connected(CONTROLLER) else set()
-        return frozenset(controller.union(self._hub.connected("agent")))
+        return frozenset(controller.union(self._hub.connected("agent"), self._hub.connected(NETCONF)))
 
     async def wait_for(self, names: Set[str], until: float) -> None:
         """Wait until all of `names` are connected, at the longest until that time of the event loop's clock."""
@@ -68,7 +68,7 @@ class Questions:
         """Image ids by host and reference, as far as the hosts have them."""
         if not references:
             return {}
-        hosts = sorted(self.present() - {CONTROLLER})
+        hosts = sorted(self._hub.connected("agent"))
         params = {"references": sorted(references)}
         answers = await asyncio.gather(*(self.try_ask(host, "images", params) for host in hosts))
         return {

@@ -9,17 +9,28 @@ from typing import Any, TypeVar
 
 from odyssey.model.faults import by_path, fault
 from odyssey.model.ipam import address6_of
-from odyssey.model.naming import CONTROLLER, mac_of, network_document, node_document, node_name, service_document
+from odyssey.model.naming import (
+    CONTROLLER,
+    NETCONF,
+    mac_of,
+    network_document,
+    node_document,
+    node_name,
+    service_document,
+)
 from odyssey.model.platform import Network
 from odyssey.model.snapshot import Snapshot
 from odyssey.model.state import NetworkState, NodeState
 from odyssey.planning.balance import balanced, balanced_with
 from odyssey.planning.changes import difference
 from odyssey.planning.documents import dependencies, neighbours, network_intent, service_intent
+from odyssey.planning.netconf import configure
 from odyssey.planning.operations import Draft, listed
 from odyssey.planning.steps import DrainStep, Plan, PlanOptions, PlanRefused, QuietStep, Step, TransactionStep
 
 T = TypeVar("T")
+SERVICES = {CONTROLLER: ("$", "the controller"), NETCONF: ("$.fabric.switches", "odyssey-netconf")}
+"""Participants that are no agents: the path of a fault about one that is absent, and what it is called."""
 
 
 class Builder:
@@ -54,9 +65,11 @@ class Builder:
 
     def add(self, draft: Draft, deadline: float | None = None) -> None:
         """Append the transaction and fold its decision."""
+        after = self.now.folded(draft.changes)
+        configure(draft, self.now, after)
         self._steps.append(draft.finish(self.options.deadline if deadline is None else deadline))
         self._transactions += 1
-        self.now = self.now.folded(draft.changes)
+        self.now = after
 
     def drain(self, nodes: Iterable[NodeState]) -> None:
         """Append the wait for the connections of draining nodes."""
@@ -143,7 +156,7 @@ class Builder:
                     absent.setdefault(name, step.title)
         faults = []
         for name, title in absent.items():
-            path, who = ("$", "the controller") if name == CONTROLLER else (f"$.hosts.{name}", f"the agent of {name}")
+            path, who = SERVICES.get(name, (f"$.hosts.{name}", f"the agent of {name}"))
             faults.append(fault(path, "not connected", f"{who} to be connected: it takes part in: {title}"))
         if faults:
             raise PlanRefused(*by_path(faults))

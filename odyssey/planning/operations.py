@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from odyssey.model.naming import CONTROLLER
+from odyssey.model.naming import CONTROLLER, NETCONF
 from odyssey.planning.steps import TransactionStep
 
 Document = Mapping[str, Any]
@@ -43,6 +43,7 @@ class Draft:
         self._agents: dict[str, _Agent] = {}
         self._dark: dict[str, Document] = {}
         self._controller: dict[str, dict[str, Document | None]] = {}
+        self._devices: dict[str, Document | None] = {}
         self._events: list[Document] = []
         self._objects: set[str] = set()
         self._nodes: list[str] = []
@@ -92,11 +93,20 @@ class Draft:
         """Let the controller set one of its documents in a stage; None deletes it."""
         self._controller.setdefault(stage, {})[key] = document
 
+    def configure(self, switch: str, document: Document | None) -> None:
+        """Let NETCONF configure a switch; None leaves it as it is from now on."""
+        self._devices[f"device/{switch}"] = document
+        self.hold(f"device/{switch}")
+
     def finish(self, deadline: float) -> TransactionStep:
         """The step."""
         participants: dict[str, Document] = {host: self._agents[host].operation() for host in sorted(self._agents)}
         if self._controller:
             participants[CONTROLLER] = self._controller_operation()
+        if self._devices:
+            # A VLAN comes before anybody sends in it, and goes when nobody does.
+            stage = "admit" if "admit" in self._order else "retire"
+            participants[NETCONF] = {"prepare": None, "stages": {stage: {"changes": self._devices}}}
         used = {stage for operation in participants.values() for stage in operation["stages"]}
         return TransactionStep(
             title=self.title,

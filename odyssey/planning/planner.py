@@ -32,6 +32,7 @@ from odyssey.planning.goal import (
     WeighGoal,
 )
 from odyssey.planning.maintenance import follow, maintain
+from odyssey.planning.netconf import device_faults
 from odyssey.planning.nodes import TargetOf, grow, keep_standby, keys_of, network_tiers, retire, settle, shrink
 from odyssey.planning.operations import ADD, RETIRE, RETURN, Draft
 from odyssey.planning.reshape import between, store_platform
@@ -74,7 +75,7 @@ def plan(snapshot: Snapshot, goal: Goal, options: PlanOptions | None = None) -> 
 def _inventory(builder: Builder, goal: InventoryGoal) -> Plan:
     before = builder.now.inventory
     inventory = Inventory.parse(goal.document)
-    if faults := inventory_faults(inventory, builder.now):
+    if faults := inventory_faults(inventory, builder.now) + device_faults(inventory):
         raise PlanRefused(*faults)
     if before is None or before.document != goal.document:
         draft = Draft("set the inventory", RETURN)

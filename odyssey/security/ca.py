@@ -26,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from odyssey.security.files import PRIVATE_FILE, PUBLIC_FILE, make_private_directory, write_together
 
-ROLES = ("orchestrator", "agent", "controller", "operator", "publisher", "switch")
+ROLES = ("orchestrator", "agent", "controller", "netconf", "operator", "publisher", "switch")
 
 CA_LIFETIME = datetime.timedelta(days=3652)
 LEAF_LIFETIME = datetime.timedelta(days=90)

@@ -20,7 +20,7 @@ from typing import Any
 
 from odyssey.security.ca import CaError, subject_uri
 
-TOKEN_ROLES = ("agent", "controller", "operator", "publisher")
+TOKEN_ROLES = ("agent", "controller", "netconf", "operator", "publisher")
 """Who may join by a token. Orchestrators and switches get their files from `odysseyctl ca issue`."""
 
 DEFAULT_LIFETIME = 3600.0

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -62,30 +62,46 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -
     return value
 
 
-def socket_in(netns: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """Make a socket in one of our namespaces."""
-    return socket_at(f"/run/netns/{PREFIX}{netns}", kind)
+_T = TypeVar("_T")
 
 
-def socket_at(path: str, kind: socket.SocketKind) -> socket.socket:
-    """Make a socket in the namespace of a file: only the thread that makes it has to be there."""
-    made: list[socket.socket | OSError] = []
+def in_namespace(path: str, act: Callable[[], _T]) -> _T:
+    """Run a function in the namespace of a file; what sockets it makes stay there.  Raises OSError."""
+    done: list[_T] = []
+    failed: list[OSError] = []
 
-    def make() -> None:
+    def enter() -> None:
         try:
             with open(path, "rb") as file:
                 if _libc.setns(file.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), f"setns to {path}")
-            made.append(socket.socket(socket.AF_INET, kind))
+            done.append(act())
         except OSError as error:
-            made.append(error)
+            failed.append(error)
 
-    thread = threading.Thread(target=make)
+    thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    if isinstance(made[0], OSError):
-        raise made[0]
-    return made[0]
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def within(netns: str, act: Callable[[], _T]) -> _T:
+    """Run a function in one of our namespaces; raises OSError."""
+    return in_namespace(f"/run/netns/{PREFIX}{netns}", act)
+
+
+def socket_in(
+    netns: str, kind: socket.SocketKind = socket.SOCK_STREAM, family: socket.AddressFamily = socket.AF_INET
+) -> socket.socket:
+    """Make a socket in one of our namespaces."""
+    return within(netns, lambda: socket.socket(family, kind))
+
+
+def socket_at(path: str, kind: socket.SocketKind) -> socket.socket:
+    """Make a socket in the namespace of a file."""
+    return in_namespace(path, lambda: socket.socket(socket.AF_INET, kind))
 
 
 @dataclass(frozen=True)
@@ -328,6 +344,26 @@ class Lab:
         inside(node, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0")
         self.nodes.add(node)
 
+    def add_address6(self, node: str, address: str) -> None:
+        """Give a node an IPv6 address as the agent does: a /128 on lo, two routes, nothing that asks or listens."""
+        settings = ["accept_ra=0", "autoconf=0", "accept_dad=0", "dad_transmits=0", "router_solicitations=0"]
+        settings += ["addr_gen_mode=1", "ignore_routes_with_linkdown=1", "disable_ipv6=0"]
+        inside(node, "ip", "addr", "add", f"{address}/128", "dev", "lo", "nodad")
+        for number in (0, 1):
+            name = f"fab{number}"
+            inside(node, "sysctl", "-qw", *(f"net.ipv6.conf.{name}.{setting}" for setting in settings))
+            inside(
+                *(node, "ip", "neigh", "replace", "fe80::1", "lladdr", samples.FABRIC_MAC),
+                *("dev", name, "nud", "permanent"),
+            )
+            route = ("default", "via", "fe80::1", "dev", name, "onlink", "src", address)
+            inside(node, "ip", "-6", "route", "add", *route, "metric", str(10 + number))
+
+    def add_service_address(self, node: str, address: str) -> None:
+        """Make a node a member of a service: the address on lo, for which nothing answers ARP or ND."""
+        length, options = (128, ("nodad",)) if ":" in address else (32, ())
+        inside(node, "ip", "addr", "replace", f"{address}/{length}", "dev", "lo", *options)
+
     def forget(self) -> None:
         """Empty every switch and take its controller away."""
         for switch in self.switches.values():
@@ -337,11 +373,11 @@ class Lab:
 
 
 @contextlib.contextmanager
-def server(netns: str, port: int) -> Iterator[None]:
+def server(netns: str, port: int, family: socket.AddressFamily = socket.AF_INET) -> Iterator[None]:
     """Accept TCP connections and answer every line; until the end of the block."""
-    listening = socket_in(netns)
+    listening = socket_in(netns, family=family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("0.0.0.0", port))
+    listening.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
     listening.listen(64)
     clients: list[socket.socket] = []
 
@@ -369,11 +405,12 @@ def server(netns: str, port: int) -> Iterator[None]:
 
 def connect(netns: str, address: str, port: int, *, source_port: int = 0, seconds: float = 2.0) -> socket.socket:
     """Open a TCP connection from a namespace; raises OSError (also TimeoutError)."""
-    made = socket_in(netns)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket_in(netns, family=family)
     made.settimeout(seconds)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if source_port:
-        made.bind(("0.0.0.0", source_port))
+        made.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", source_port))
     try:
         made.connect((address, port))
     except OSError:

@@ -95,6 +95,7 @@ async def test_the_certificate_says_who_a_peer_is(cluster: Cluster) -> None:
         ("agent", "controller", {"name": "controller", "role": "agent"}, "belongs to the role controller"),
         ("agent", "controller-9", {"name": "controller-9", "role": "agent"}, "belongs to the role controller"),
         ("controller", "sdn1", {"name": "sdn1", "role": "controller"}, "a controller is named controller,"),
+        ("agent", "netconf", {"name": "netconf", "role": "agent"}, "belongs to the role netconf"),
         ("agent", "h1", {"name": "h1", "role": "agent", "versions": [7, 9]}, "versions 7 to 9"),
         ("agent", "h1", {"name": "h1", "role": "agent", "epoch": 3}, "leads no more"),
     ],

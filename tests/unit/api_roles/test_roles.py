@@ -134,7 +134,7 @@ def test_a_faulty_role_document_is_refused(document: dict[str, Any], fault: str)
         Role.from_document("r", document)
 
 
-@pytest.mark.parametrize("role", ["agent", "controller"])
+@pytest.mark.parametrize("role", ["agent", "controller", "netconf"])
 def test_a_participant_may_tell_that_an_effect_failed(role: str) -> None:
     authorise(Identity("lab", role, "h1"), Permission("publish:participant.effect_failed"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controller.changes import Change, FlowChange, patched
-from controller.channel import ChannelError, CountedEntry, FlowReading
+from controller.channel import ChannelError, CountedEntry, FlowReading, Role
 from controller.compiler import Compilation
 from controller.connection import SwitchConnection
 from controller.device import Device, RoleAnswer
@@ -123,6 +123,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def probed(switch: TriedSwitch, compilation: Compilation, capacity: int = 0) -> dict[str, Finding]:
     held, groups = switch.tables.entries, switch.tables.groups
+    await switch.take_role(Role.MASTER, 1)
     connection = SwitchConnection("sw1", switch)
 
     async def progress(_: Any) -> None:
@@ -171,6 +172,7 @@ async def test_a_barrier_that_is_answered_too_early_is_found_out(compilation: Co
     switch = TriedSwitch(compilation.tables["sw1"])
     switch.honours = False
     held = switch.tables.entries
+    await switch.take_role(Role.MASTER, 1)
     connection = SwitchConnection("sw1", switch)
 
     async def progress(_: Any) -> None:
@@ -210,6 +212,7 @@ async def test_a_device_that_keeps_what_it_should_delete_is_an_error_and_is_look
 ) -> None:
     switch = TriedSwitch(compilation.tables["sw1"], lambda change: change.op == "-")
     switch.sweeps = False
+    await switch.take_role(Role.MASTER, 1)
     connection = SwitchConnection("sw1", switch)
     await connection.bring_to(lambda: compilation.tables["sw1"])
 
@@ -225,6 +228,7 @@ async def test_a_device_that_keeps_what_it_should_delete_is_an_error_and_is_look
 
 async def test_changes_of_the_switch_wait_for_an_experiment_only(compilation: Compilation) -> None:
     switch = TriedSwitch(compilation.tables["sw1"])
+    await switch.take_role(Role.MASTER, 1)
     connection = SwitchConnection("sw1", switch)
     order: list[str] = []
 

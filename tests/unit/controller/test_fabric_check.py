@@ -40,6 +40,16 @@ def test_random_fabrics_do_what_the_policy_says(profile: str) -> None:
     assert report.cases > 20 and report.packets > 2000 and report.delivered > 500, report
 
 
+def test_nothing_of_ours_matches_what_comes_in_at_the_ports_of_others() -> None:
+    for seed in range(1, 31):
+        case = Case.of(seed, OPEN_VSWITCH)
+        for switch, tables in case.compilation.tables.items():
+            ours = case.inventory.ports(switch)
+            for entry in tables:
+                port = entry.match.get("in_port")
+                assert entry.table > 0 or (port is not None and port[0] in ours), entry
+
+
 def test_all_pairs_and_ports_of_some_fabrics() -> None:
     for seed in (2, 12):
         case = Case.of(seed, OPEN_VSWITCH)

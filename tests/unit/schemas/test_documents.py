@@ -14,7 +14,7 @@ import pytest
 import schemas
 from tests.unit.planning.worlds import ROOT, Json, inventory, network, opening, platform, shop
 
-OURS = ("platform", "inventory", "service-call", "event")
+OURS = ("platform", "inventory", "service-call", "event", "netconf-operation")
 
 
 def subschemas(node: Any, path: str = "#") -> Iterator[tuple[str, Json]]:

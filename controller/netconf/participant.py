@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""NETCONF's part in transactions: stages changes on switches, carries them out on all or none, and keeps them so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import schemas
+from controller.netconf.backups import Backups
+from controller.netconf.changes import (
+    DEVICE,
+    REVISION,
+    CommitError,
+    Json,
+    OpenChange,
+    before_key,
+    decided,
+    tree_from_json,
+    tree_to_json,
+)
+from controller.netconf.datamodel import Target
+from controller.netconf.device import DeviceConfig
+from controller.netconf.devices import DRIVERS, Device, Reconnect
+from controller.netconf.driver import DeviceDriver, Staged, Tuning, problem
+from controller.netconf.keeper import Keeper
+from controller.netconf.session import NetconfError
+from controller.netconf.ssh import Connect
+from rdmp.participant import Effect, Participant, Refused, Transaction
+from rdmp.rpc import RpcError
+
+T = TypeVar("T")
+Publish = Callable[[str, Json], None]
+_log = logging.getLogger(__name__)
+
+
+class NetconfParticipant(Participant):
+    """Configures switches.  A yes holds what each device can hold, and is held again when a session is lost."""
+
+    def __init__(
+        self,
+        publish: Publish,
+        connect: Connect,
+        backups: Backups,
+        *,
+        tuning: Tuning | None = None,
+        reconnect: Reconnect | None = None,
+    ) -> None:
+        self.restored = asyncio.Event()
+        """Set once what was decided is known."""
+        self.decided: dict[str, Json] = {}
+        self.open: dict[str, OpenChange] = {}
+        self.keeper = Keeper(self, publish)
+        self.backups = backups
+        self._connect = connect
+        self._tuning = tuning or Tuning()
+        self._reconnect = reconnect or Reconnect()
+        self._devices: dict[str, Device] = {}
+        self._unsaved: set[str] = set()
+        self._committing: set[str] = set()
+        self._revision = 0
+
+    def device(self, switch: str) -> Device:
+        """The switch with this name."""
+        if switch not in self._devices:
+            self._devices[switch] = Device(switch, self._connect, self._tuning, self._reconnect)
+        return self._devices[switch]
+
+    def busy(self, switch: str) -> str | None:
+        """The open transaction that configures a switch."""
+        return next((tx for tx, change in self.open.items() if switch in change.documents), None)
+
+    async def close(self) -> None:
+        """End all sessions."""
+        await asyncio.gather(*(device.close() for device in self._devices.values()))
+
+    # Transactions
+
+    async def prepare(self, tx: Transaction) -> Effect:
+        if faults := schemas.validate("netconf-operation", tx.operation):
+            reason = "the operation does not match its schema: " + "; ".join(fault.message for fault in faults)
+            raise Refused(reason, {"faults": [fault.to_json() for fault in faults]})
+        change = OpenChange.of(tx.id, tx.seq, tx.operation, self.decided)
+        if reasons := [*self._held_by_others(change), *_refusals(change)]:
+            raise Refused("; ".join(reasons))
+        self.open[tx.id] = change
+        results = await self._each(change, self._staged)
+        if failed := _failures(results):
+            raise Refused("; ".join(f"{switch}: {error}" for switch, error in failed.items()))
+        staged = {switch: result for switch, result in results.items() if isinstance(result, Staged)}
+        self.open[tx.id] = replace(change, before={switch: one.before for switch, one in staged.items()})
+        kept = {switch: tree_to_json(one.before) for switch, one in staged.items()}
+        counts = {switch: len(one.change.lines()) for switch, one in staged.items()}
+        return Effect(detail={"switches": counts}, state={before_key(tx.id): kept})
+
+    def _held_by_others(self, change: OpenChange) -> list[str]:
+        found = {switch: self.busy(switch) for switch in change.documents}
+        return [f"{switch} is held by the open transaction {tx}" for switch, tx in found.items() if tx]
+
+    def _staged(self, switch: str, driver: DeviceDriver, target: Target) -> Staged:
+        staged = driver.stage(target)
+        if staged.change:
+            try:
+                self.backups.keep(switch, driver.backup())
+            except OSError as error:
+                raise NetconfError(f"its configuration cannot be backed up: {error}") from error
+        return staged
+
+    async def commit(self, tx: Transaction, stage: str) -> Effect:
+        change = self.open.get(tx.id) or OpenChange.of(tx.id, tx.seq, tx.operation, self.decided)
+        self.open[tx.id] = change
+        self._committing.add(tx.id)
+        try:
+            return await self._carry_out(change)
+        finally:
+            self._committing.discard(tx.id)
+
+    async def _carry_out(self, change: OpenChange) -> Effect:
+        await self._hold(change, lambda: True)
+        applied = await self._each(change, lambda switch, driver, target: driver.apply(target, change.token))
+        self._unsaved |= {switch for switch, done in applied.items() if done is True}
+        if failed := _failures(applied):
+            others = [switch for switch in applied if switch not in failed]
+            reverted = await self._each(change, lambda _, driver, target: driver.revert(target, change.token), others)
+            raise CommitError(_told({**failed, **_failures(reverted)}))
+        # From here on it only goes forward: a switch that fails now is brought there by the repeat.
+        if failed := _failures(await self._each(change, lambda _, driver, target: _final(driver, target, change))):
+            raise CommitError(_told(failed))
+        unsaved = await self._save(change)
+        state = self._decide(change)
+        return Effect(state=state, degraded=_told(unsaved) if unsaved else None)
+
+    async def hold(self, change: OpenChange) -> None:
+        """Stage again what a lost session lost, for a change that waits for its decision; raises CommitError."""
+        await self._hold(change, lambda: change.id in self.open and change.id not in self._committing)
+
+    async def _hold(self, change: OpenChange, wanted: Callable[[], bool]) -> None:
+        """Let all switches hold a change, as long as that is ``wanted``, before any is changed."""
+
+        def held(switch: str, driver: DeviceDriver, target: Target) -> None:
+            if wanted() and not driver.held:
+                driver.settle(change.token)
+                driver.stage(target, change.before.get(switch))
+
+        if failed := _failures(await self._each(change, held)):
+            raise CommitError(_told(failed))
+
+    async def _save(self, change: OpenChange) -> dict[str, Any]:
+        """Save what was changed to startup; returns why that was not possible, by switch."""
+        names = sorted(self._unsaved & change.targets.keys())
+        saved = await self._each(change, lambda _, driver, target: driver.save(), names)
+        self._unsaved.difference_update(names)
+        return {switch: why for switch, why in saved.items() if why is not None}
+
+    def _decide(self, change: OpenChange) -> dict[str, Json | None]:
+        """Take over what is carried out; returns the state documents that keep it."""
+        for switch, document in change.documents.items():
+            if document is None:
+                self.decided.pop(switch, None)
+            else:
+                self.decided[switch] = document
+            self.keeper.resume(switch)
+        self._revision = max(self._revision, change.seq)
+        del self.open[change.id]
+        documents = {f"{DEVICE}{switch}": document for switch, document in change.documents.items()}
+        return {**documents, REVISION: {"seq": self._revision}, before_key(change.id): None}
+
+    async def abort(self, tx: Transaction) -> Effect:
+        change = self.open.pop(tx.id, None)
+        if change is not None:
+            # A session that is lost took its locks and the candidate's edits with it (RFC 6241, sections 7.5 and 8.3).
+            await asyncio.gather(*(self.device(switch).release() for switch in change.targets))
+        return Effect(state={before_key(tx.id): None})
+
+    async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
+        self.decided = decided(state)
+        self._revision = state.get(REVISION, {}).get("seq", 0)
+        for tx in in_doubt:
+            before = state.get(before_key(tx.id), {})
+            trees = {switch: tree_from_json(items) for switch, items in before.items()}
+            change = replace(OpenChange.of(tx.id, tx.seq, tx.operation, self.decided), before=trees)
+            self.open[tx.id] = change
+            if tx.stage is not None:
+                self._unsaved |= change.targets.keys()
+        self.restored.set()
+
+    # Questions
+
+    async def status(self, tx_id: str) -> Json:
+        change = self.open.get(tx_id)
+        if change is None:
+            return {"open": False}
+        return {"open": True, "switches": {switch: self.device(switch).held for switch in change.targets}}
+
+    async def observe(self) -> Json:
+        switches = {
+            switch: {"connected": self.device(switch).connected, "problem": self.device(switch).problem,
+                     "drift": self.keeper.drift.get(switch, []), "transaction": self.busy(switch)}
+            for switch in self.decided
+        }  # fmt: skip
+        return {"revision": self._revision, "switches": switches, "open": sorted(self.open)}
+
+    async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
+        if method == "devices":
+            return await self.observe()
+        if method not in ("diff", "backups", "restore"):
+            raise RpcError("unknown_method", f"no method {method!r}; there are devices, diff, backups, restore")
+        switch = params.get("switch")
+        if not isinstance(switch, str) or switch not in self.decided:
+            known = ", ".join(sorted(self.decided)) or "none"
+            raise RpcError("not_found", f"{switch!r} is not configured by NETCONF; switches that are: {known}")
+        try:
+            match method:
+                case "diff":
+                    return {"switch": switch, "changes": await self.keeper.look(switch)}
+                case "backups":
+                    return {"switch": switch, "backups": self.backups.names(switch)}
+            return {"switch": switch, "changes": await self.keeper.restore(switch, str(params.get("backup", "")))}
+        except NetconfError as error:
+            raise RpcError("not_found" if error.tag == "not-found" else "failed", str(error)) from error
+
+    async def _each(
+        self,
+        change: OpenChange,
+        work: Callable[[str, DeviceDriver, Target], T],
+        switches: Sequence[str] | None = None,
+    ) -> dict[str, T | NetconfError]:
+        """Do the same on several switches at once; returns each one's result or failure."""
+        names = list(change.targets if switches is None else switches)
+
+        async def one(switch: str) -> T | NetconfError:
+            target = change.targets[switch]
+            try:
+                return await self.device(switch).run(target.config, lambda driver: work(switch, driver, target))
+            except NetconfError as error:
+                return error
+
+        return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
+
+
+def _final(driver: DeviceDriver, target: Target, change: OpenChange) -> None:
+    driver.confirm(change.token)
+    if left := driver.look(target):
+        raise problem(left)
+
+
+def _failures(results: Mapping[str, Any]) -> dict[str, NetconfError]:
+    return {switch: result for switch, result in results.items() if isinstance(result, NetconfError)}
+
+
+def _told(reasons: Mapping[str, Any]) -> str:
+    return "; ".join(f"{switch}: {reason}" for switch, reason in reasons.items())
+
+
+def _refusals(change: OpenChange) -> list[str]:
+    found = []
+    for switch, target in change.targets.items():
+        config: DeviceConfig = target.config
+        reasons = [*config.faults(), *DRIVERS[config.profile].model.refusals(config)]
+        found += [f"{switch}: {reason}" for reason in reasons]
+    return found
