@@ -9,7 +9,18 @@ from ipaddress import IPv4Network
 
 from controller.fabric import Border, Network, Policy, ServiceAddress
 from controller.families import IPV4, Address, Family, Prefix, term
-from controller.flows import PROTO_TCP, PROTO_UDP, FlowEntry, Kind, crc_owner, make_cookie, match
+from controller.flows import (
+    PROTO_TCP,
+    PROTO_UDP,
+    FlowEntry,
+    Kind,
+    Match,
+    Term,
+    crc_owner,
+    full_mask,
+    make_cookie,
+    match,
+)
 from controller.profiles.single_table_layers import (
     FROM_SERVICE,
     GATEWAY,
@@ -20,6 +31,28 @@ from controller.profiles.single_table_layers import (
 from controller.profiles.single_table_view import Source, SwitchView, Target, Terms
 
 _PROTOCOLS = {"tcp": PROTO_TCP, "udp": PROTO_UDP}
+_ANY_PORT = full_mask("in_port")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The match of many entries that differ in the destination: its terms before and after that one."""
+
+    field: str
+    bits: int
+    before: tuple[Term, ...]
+    after: tuple[Term, ...]
+
+    @classmethod
+    def of(cls, terms: Terms, family: Family) -> _Shape:
+        found = match(**terms, **{family.target: 0}).terms
+        place = [term[0] for term in found].index(family.target)
+        return cls(family.target, family.bits, found[:place], found[place + 1 :])
+
+    def to(self, target: Target) -> Match:
+        """Return the match for a destination."""
+        mask = (1 << self.bits) - (1 << self.bits - target.length)
+        return Match((*self.before, (self.field, target.value, mask), *self.after))
 
 
 @dataclass(frozen=True)
@@ -100,14 +133,14 @@ class PolicyEntries:
     ) -> Iterator[FlowEntry]:
         """Let something go from a source to each target."""
         for base in _bases(source, family):
+            shape = _Shape.of(base | terms, family)
             for target in targets:
-                what = base | terms | {family.target: target.term(family)}
-                yield from self._entries(layer + target.length, what, source, target, cookie)
+                yield from self._entries(layer + target.length, shape.to(target), source, target, cookie)
 
-    def _entries(self, priority: int, what: Terms, source: Source, target: Target, cookie: int) -> Iterator[FlowEntry]:
-        yield FlowEntry(0, priority, match(**what), target.actions(), cookie)
+    def _entries(self, priority: int, what: Match, source: Source, target: Target, cookie: int) -> Iterator[FlowEntry]:
+        yield FlowEntry(0, priority, what, target.actions, cookie)
         if self.view.reflects and source.entering.get(target.port, frozenset()) - {target.node}:
-            back = match(**what | {"in_port": target.port})
+            back = Match((("in_port", target.port, _ANY_PORT), *what.terms))  # the first field of a match
             yield FlowEntry(0, priority + HAIRPIN, back, target.back(), cookie)
 
     # Services: the member of a client is what its pin says
@@ -122,10 +155,11 @@ class PolicyEntries:
             target = self.view.to_member(self.view.fabric.intent.bindings[node], address)
             if target is None:
                 continue
+            priority = source.layers.pinned + pin.prefixlen
             for base in source.bases:
                 for terms in self._ports(policy, "dst"):
                     what = base | {family.source: term(client)} | there | terms
-                    yield from self._entries(source.layers.pinned + pin.prefixlen, what, source, target, cookie)
+                    yield from self._entries(priority, match(**what), source, target, cookie)
         for base in _bases(source, family):
             yield FlowEntry(0, source.layers.unpinned, match(**base, **there), (), cookie)
         own = self._own_service(source, family)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from controller.fabric import Binding, Intent, Inventory, Phase, Refusal, Station, Switch, format_mac
 from controller.profiles.base import Capabilities
@@ -53,7 +53,7 @@ def intent_faults(intent: Intent, switch: str, profile: str, can: Capabilities) 
 def _family_faults(intent: Intent, inventory: Inventory, switch: str, profile: str) -> Iterator[Refusal]:
     """A network touches a switch that has nodes of it, or that may lie on the way between others."""
     between = len(inventory.trunks(switch)) > 1
-    here = {one.network for one in intent.bindings.values() if switch in inventory.hosts[one.host].homes}
+    here = {node.network for node in _nodes_here(intent, inventory, switch)}
     for key, network in intent.networks.items():
         if network.subnet6 is not None and (between or key in here):
             reason = f"network {key} has IPv4 and IPv6 (subnet6), and profile {profile} cannot have both"
@@ -62,9 +62,9 @@ def _family_faults(intent: Intent, inventory: Inventory, switch: str, profile: s
 
 def _hairpin_faults(intent: Intent, inventory: Inventory, switch: str) -> Iterator[Refusal]:
     by_host: dict[str, list[Binding]] = {}
-    for binding in intent.bindings.values():
-        if binding.phase is not Phase.STANDBY and switch in inventory.hosts[binding.host].homes:
-            by_host.setdefault(binding.host, []).append(binding)
+    for node in _nodes_here(intent, inventory, switch):
+        if node.phase is not Phase.STANDBY:
+            by_host.setdefault(node.host, []).append(node)
     talking = {frozenset((policy.source, policy.target)) for policy in intent.policies.values()}
     for host, nodes in by_host.items():
         pairs = (
@@ -101,7 +101,7 @@ def notes(intent: Intent, switch: str, can: Capabilities) -> Iterator[str]:
         return
     yield "returns are told by their source port: from the port of a service its nodes can also open connections"
     yield "sources are held to the subnet of their network, not to the address of the node"
-    if any(one.phase is Phase.DRAINING for one in here.values()):
+    if any(node.phase is Phase.DRAINING for node in here):
         yield "draining nodes still get new connections: the switch does not tell them from others"
     if not can.icmp_errors:
         yield "ICMP errors are dropped: the switch does not match their type; all ends need the MTU of the fabric"
@@ -112,6 +112,7 @@ def notes(intent: Intent, switch: str, can: Capabilities) -> Iterator[str]:
             yield f"{service.key}: clients on this switch reach it by IPv4 only: pins are IPv4 prefixes"
 
 
-def _nodes_here(intent: Intent, inventory: Inventory, switch: str) -> Mapping[str, Binding]:
+def _nodes_here(intent: Intent, inventory: Inventory, switch: str) -> list[Binding]:
     """Return the nodes of hosts on a switch."""
-    return {node: binding for node, binding in intent.bindings.items() if switch in inventory.hosts[binding.host].homes}
+    hosts = {name for name, host in inventory.hosts.items() if switch in host.homes}
+    return [node for node in intent.bindings.values() if node.host in hosts]

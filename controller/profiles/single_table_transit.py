@@ -130,14 +130,14 @@ class Surroundings:
                 if (target := self.view.to_border(border, family)) is not None:
                     cookie = self._cookie(Kind.BORDER, crc_owner(name))
                     terms = self._there(family, target)
-                    yield self._from_trunk(TRANSIT + target.length, terms, target.actions(), cookie)
+                    yield self._from_trunk(TRANSIT + target.length, terms, target.actions, cookie)
 
     def _node(self, node: Binding, port: int) -> Iterator[FlowEntry]:
         cookie = self._cookie(Kind.BINDING, int(node.address), f"binding/{node.node}")
         for family in self.view.fabric.families:
             if (target := self.view.to_node(node, port, family)) is not None:
                 terms = self._there(family, target)
-                yield self._from_trunk(TRANSIT + target.length, terms, target.actions(), cookie)
+                yield self._from_trunk(TRANSIT + target.length, terms, target.actions, cookie)
 
     def _member(self, network: str, node: Binding, *, here: bool) -> Iterator[FlowEntry]:
         """Yield how a member gets what is for its service: the switch where it came in has named it by its MAC.
@@ -155,7 +155,7 @@ class Surroundings:
             if target is not None:
                 terms = self._there(family, target) | {"eth_dst": node.mac}
                 if here:
-                    yield self._from_trunk(TRANSIT_SERVICE, terms, target.actions(), cookie)
+                    yield self._from_trunk(TRANSIT_SERVICE, terms, target.actions, cookie)
                 else:
                     way = fabric.ways.onward(self.view.name, fabric.homes(node))
                     assert way is not None  # there is a target
@@ -173,8 +173,8 @@ class Surroundings:
                         terms: Terms = {"eth_type": family.eth_type, family.target: block.term(family.bits)}
                         yield self._passed_on(TRANSIT + block.length, terms, way, cookie)
             yield from self._onward_to_borders(family)
-        for key, nodes in fabric.served.items():
-            for node in nodes:
+        for key in fabric.intent.services:
+            for node in fabric.served[key]:
                 if self.view.name not in fabric.homes(node).up:
                     yield from self._member(key, node, here=False)
 

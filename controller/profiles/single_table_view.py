@@ -47,6 +47,16 @@ class FabricView:
                 found[binding.network].append(binding)
         return {key: tuple(nodes) for key, nodes in found.items()}
 
+    @cached_property
+    def served_at(self) -> Mapping[str, Mapping[str, tuple[Binding, ...]]]:
+        """The nodes of each network that are served at each switch, by the name of the switch."""
+        found: dict[str, dict[str, list[Binding]]] = {}
+        for key, nodes in self.served.items():
+            for node in nodes:
+                for home in self.inventory.hosts[node.host].homes:
+                    found.setdefault(home, {}).setdefault(key, []).append(node)
+        return {switch: {key: tuple(nodes) for key, nodes in networks.items()} for switch, networks in found.items()}
+
     def _is_answered(self, binding: Binding) -> bool:
         homes = self.inventory.hosts[binding.host].homes
         profiles = {self.inventory.switches[home].profile for home in homes}
@@ -87,25 +97,29 @@ _BARRED = Homes(("-",), ())
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where packets for a block of addresses go: what is set, and the port; ``node``: it is delivered here."""
+    """Where packets for a block of addresses go: the port, and what is done with those that came in at another one.
+
+    ``node``: it is delivered here.
+    """
 
     value: int
     length: int
-    sets: tuple[Action, ...]
+    actions: tuple[Action, ...]
     port: int
     node: str | None = None
+
+    @classmethod
+    def of(cls, value: int, length: int, sets: tuple[Action, ...], port: int, node: str | None = None) -> Target:
+        """Set what is to be set, and send."""
+        return cls(value, length, (*sets, Output(port)), port, node)
 
     def term(self, family: Family) -> tuple[int, int]:
         """Return value and mask of the destination."""
         return Block(self.value, self.length, None).term(family.bits)
 
-    def actions(self) -> tuple[Action, ...]:
-        """Return the actions where the packet came in at another port."""
-        return (*self.sets, Output(self.port))
-
     def back(self) -> tuple[Action, ...]:
         """Return the actions where it came in at this port."""
-        return (*self.sets, OutputInPort())
+        return (*self.actions[:-1], OutputInPort())
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +151,7 @@ class SwitchView:
     def here(self) -> Mapping[str, tuple[tuple[Binding, int], ...]]:
         """The nodes of each network that are delivered here, with the port."""
         found: dict[str, list[tuple[Binding, int]]] = {}
-        for key, nodes in self.fabric.served.items():
+        for key, nodes in self._served.items():
             for node in nodes:
                 port = self.fabric.ways.port(self.name, self.fabric.inventory.hosts[node.host])
                 if port is not None:
@@ -147,13 +161,17 @@ class SwitchView:
     @cached_property
     def entering(self) -> Mapping[str, Mapping[int, frozenset[str]]]:
         """The ports here by which each network sends, with its nodes there."""
-        found: dict[str, dict[int, set[str]]] = {}
-        for key, nodes in self.fabric.served.items():
+        found: dict[str, dict[int, set[str]]] = {key: {} for key in self._served}
+        for key, nodes in self._served.items():
             for node in nodes:
                 for port in self.fabric.inventory.hosts[node.host].ports:
                     if port.switch == self.name:
-                        found.setdefault(key, {}).setdefault(port.number, set()).add(node.node)
+                        found[key].setdefault(port.number, set()).add(node.node)
         return {key: {number: frozenset(nodes) for number, nodes in ports.items()} for key, ports in found.items()}
+
+    @property
+    def _served(self) -> Mapping[str, tuple[Binding, ...]]:
+        return self.fabric.served_at.get(self.name, {})
 
     def of_network(self, network: Network, family: Family) -> Source | None:
         """Return a network as a source, None where it does not send into this switch."""
@@ -178,7 +196,9 @@ class SwitchView:
         address = node.address_of(family)
         if address is None:
             return None
-        return Target(int(address), address.max_prefixlen, self._rewrite(self._vlan(node), node.mac), port, node.node)
+        return Target.of(
+            int(address), address.max_prefixlen, self._rewrite(self._vlan(node), node.mac), port, node.node
+        )
 
     def to_network(self, network: Network, family: Family, *, answering: bool = False) -> tuple[Target, ...]:
         """Return how all of a network is reached; with ``answering`` also what only gets answers."""
@@ -201,7 +221,7 @@ class SwitchView:
             elif self.name not in block.label.up and (way := self.fabric.ways.onward(self.name, block.label)):
                 labelled.append(Block(block.value, block.length, way))
         for cover in covers(labelled, prefix):
-            yield Target(cover.value, cover.length, self.into(cover.label), cover.label.trunk)
+            yield Target.of(cover.value, cover.length, self.into(cover.label), cover.label.trunk)
 
     def to_border(self, border: Border, family: Family) -> Target | None:
         """Return how a border is reached, None where it is not."""
@@ -210,20 +230,20 @@ class SwitchView:
             return None
         value, ways = int(prefix.network_address), self.fabric.ways
         if (port := ways.port(self.name, border)) is not None and border.vlan is not None:
-            return Target(value, prefix.prefixlen, self._rewrite(border.vlan, border.peer_mac), port)
+            return Target.of(value, prefix.prefixlen, self._rewrite(border.vlan, border.peer_mac), port)
         way = ways.onward(self.name, ways.homes(border))
-        return None if way is None else Target(value, prefix.prefixlen, self.into(way), way.trunk)
+        return None if way is None else Target.of(value, prefix.prefixlen, self.into(way), way.trunk)
 
     def to_member(self, node: Binding, address: Address) -> Target | None:
         """Return how a node is reached under the address of its service, None where it is not."""
         value, length, ways = int(address), address.max_prefixlen, self.fabric.ways
         host = self.fabric.inventory.hosts[node.host]
         if (port := ways.port(self.name, host)) is not None:
-            return Target(value, length, self._rewrite(self._vlan(node), node.mac), port, node.node)
+            return Target.of(value, length, self._rewrite(self._vlan(node), node.mac), port, node.node)
         way = ways.onward(self.name, ways.homes(host))
         if way is None:
             return None
-        return Target(value, length, (*self.into(way), SetField("eth_dst", node.mac)), way.trunk)
+        return Target.of(value, length, (*self.into(way), SetField("eth_dst", node.mac)), way.trunk)
 
     def into(self, way: Way) -> tuple[Action, ...]:
         """Return what is set on the way into a trunk."""
