@@ -84,6 +84,10 @@ class Compilation:
             return frozenset()
         return PROFILES[inventory.switches[switch].profile].only_in(tables, others)
 
+    def notes(self, switch: str) -> list[str]:
+        """Return what the operator must do or know of a switch of the inventory."""
+        return self.profile(switch).notes(self.intent, switch)
+
     def delivery(self, switch: str) -> Delivery | None:
         """Return how changes get to a switch, None: in one atomic bundle."""
         inventory = self.intent.inventory
@@ -190,6 +194,16 @@ def user_of(compilation: Compilation, owner: int) -> str:
         "network": "networks",
     }
     return plural.get(kind, name)
+
+
+def new_notes(old: Compilation, new: Compilation) -> dict[str, list[str]]:
+    """Return for each switch what the operator must do or know of the new intent and did not have to of the old."""
+    found = {}
+    for switch in new.tables:
+        known = old.notes(switch) if switch in old.tables else []
+        if notes := [note for note in new.notes(switch) if note not in known]:
+            found[switch] = notes
+    return found
 
 
 def preview(old: Compilation, new: Compilation) -> dict[str, Any]:
