@@ -18,6 +18,7 @@ from controller.fabric import IntentRefused, Port
 from controller.flows import FlowEntry, Kind, Match, Output, TableSet, full_mask, match
 from controller.profiles import PROFILES
 from controller.profiles.single_table_ways import SINGLE_TABLE_PROFILES
+from tests.bench.fabric import intents
 from tests.fabric_check.case import Case, Mismatch
 from tests.fabric_check.cases import Shape
 from tests.fabric_check.failures import Failures
@@ -294,6 +295,20 @@ def test_what_does_not_fit_is_refused_with_numbers_and_names() -> None:
         "3243 entries are needed, at most 3000 fit (maxEntries); used by: policies towards shop/db 1600, "
         "policies towards shop/app 1600, hosts 20, base 20, networks 3"
     )
+
+
+@pytest.mark.parametrize(("nodes", "shared", "entries"), [(1034, False, 2945), (680, True, 2995)])
+def test_the_capacity_of_the_document(nodes: int, shared: bool, entries: int) -> None:
+    documents = intents.documents(intents.Size(nodes, 2, "nexus9000", 3000, tagged=True))
+    hosts = list(documents["inventory"]["hosts"])
+    documents["inventory"]["fabric"]["switches"]["sw1"]["reflects"] = "yes"
+    documents["inventory"]["fabric"]["switches"]["sw2"]["reflects"] = "yes"
+    if shared:
+        for number, key in enumerate(key for key in documents if key.startswith("binding/")):
+            documents[key] = documents[key] | {"host": hosts[number % len(hosts)]}
+    compilation = compile_documents(intents.stamped(documents))
+    assert len(compilation.tables["sw1"].entries) == entries
+    assert capacity_refusals(compilation, []) == []
 
 
 def test_entries_grow_with_ports_times_the_nodes_on_both_sides() -> None:
