@@ -60,10 +60,14 @@ class Report:
         return "\n".join((head, *(str(one) for one in self.mismatches[:MOST_ACCOUNTS])))
 
 
-def run(seeds: Iterable[int], effort: Effort, shape: Shape, switches: OpenVSwitch | None = None) -> Report:
-    """Try cases, and count."""
+def run(
+    seeds: Iterable[int], effort: Effort, shape: Shape, switches: OpenVSwitch | None = None, most: int | None = None
+) -> Report:
+    """Try cases, and count; at most ``most`` of those that are not refused."""
     report = Report()
     for seed in seeds:
+        if report.cases == most:
+            break
         case = Case.of(seed, shape)
         try:
             kinds = case.profiles
