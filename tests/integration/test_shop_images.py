@@ -68,8 +68,8 @@ class Shop:
         self.start("db", "--volume=db-data:/var/lib/postgresql/data")
         self.start("app")
         self.start("lb")
-        for port, what in ((8080, "the application"), (80, "the balancer")):
-            wait_until(lambda port=port: self.get(port, "/healthz")[0] == 200, 30, f"{what} is healthy", poll=0.1)
+        wait_until(lambda: self.get(8080, "/healthz")[0] == 200, 30, "the application is healthy", poll=0.1)
+        wait_until(lambda: self.get(80, "/healthz")[0] == 200, 30, "the balancer is healthy", poll=0.1)
 
     def start(self, name: str, *options: str) -> None:
         secret = f"--volume={self.directory}/password:/run/secrets/db-password:ro"
