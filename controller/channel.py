@@ -140,7 +140,8 @@ class Channel(ABC):
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         """Set ports up or down as an administrator does; returns how many were otherwise.  Raises ChannelError.
 
-        The other end of the cable loses its carrier with a port that is down.
+        The other end of the cable loses its carrier with a port that is down.  A port that the switch does not have is
+        left out: nothing passes it.
         """
 
     @abstractmethod

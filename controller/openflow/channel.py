@@ -275,10 +275,9 @@ class OpenFlowChannel(Channel):
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         [parts] = await self._ask([_P.OFPPortDescStatsRequest(self._datapath, 0)], ANSWER_SECONDS)
         found = {port.port_no: port for part in parts for port in part.body}
-        if missing := [number for number in numbers if number not in found]:
-            raise ChannelError(f"{self._label}: there is no port {', '.join(map(str, missing))}")
         config = 0 if up else _O.OFPPC_PORT_DOWN
-        wrong = [found[number] for number in numbers if found[number].config & _O.OFPPC_PORT_DOWN != config]
+        there = (found[number] for number in numbers if number in found)
+        wrong = [port for port in there if port.config & _O.OFPPC_PORT_DOWN != config]
         if wrong:
             self._require_master()
             mods = [
