@@ -77,12 +77,12 @@ class Compilation:
         """Tell whether a switch cannot fail over by itself."""
         return any(not self.profile(name).capabilities.groups for name in self.tables)
 
-    def only_in(self, switch: str, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
-        """Return the entries of tables of a switch that let in to prefixes what nothing of others does."""
+    def ending(self, switch: str, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        """Return the entries by which ends what tables of a switch let in and nothing of others does."""
         inventory = self.intent.inventory
         if inventory is None or switch not in inventory.switches:
             return frozenset()
-        return PROFILES[inventory.switches[switch].profile].only_in(tables, others)
+        return PROFILES[inventory.switches[switch].profile].ending(tables, others)
 
     def notes(self, switch: str) -> list[str]:
         """Return what the operator must do or know of a switch of the inventory."""

@@ -29,8 +29,8 @@ from controller.flows import EntryKey, FlowEntry, SetField, TableSet
 Round = Mapping[str, tuple[Change, ...]]
 #: Tells of an entry of a switch whether it only delivers what another switch has let in.
 IsEgress = Callable[[str, FlowEntry], bool]
-#: Tells which entries of the first tables of a switch let in what nothing of the second ones does.
-OnlyIn = Callable[[str, TableSet, TableSet], frozenset[EntryKey]]
+#: Tells by which entries ends what the first tables of a switch let in and nothing of the second ones does.
+Ending = Callable[[str, TableSet, TableSet], frozenset[EntryKey]]
 
 REVOKE, EGRESS, INGRESS, GARBAGE, OPEN = range(5)
 _DESTINATION_FIELDS = frozenset({"reg5", "eth_dst", "vlan_vid"})
@@ -44,14 +44,14 @@ def rounds(
     old: Mapping[str, TableSet],
     new: Mapping[str, TableSet],
     is_egress: IsEgress,
-    only_in: OnlyIn = _nothing,
+    ending: Ending = _nothing,
 ) -> tuple[Round, ...]:
     """Return the rounds that lead from ``old`` to ``new``; switches that are not in ``old`` are left out."""
     moved = _moved_owners(old, new, is_egress)
     found: tuple[dict[str, list[Change]], ...] = ({}, {}, {}, {}, {})
     for switch, before in old.items():
         after = new.get(switch, TableSet())
-        ends = only_in(switch, before, after), only_in(switch, after, before)
+        ends = ending(switch, before, after), ending(switch, after, before)
         sorter = _Sorter(before, after, moved, partial(is_egress, switch), *ends)
         for number, changes in enumerate(sorter.sorted()):
             if changes:
@@ -103,14 +103,16 @@ class _Sorter:
     def _round(self, change: Change) -> int:
         if isinstance(change, GroupChange | MeterChange):
             return {"+": EGRESS, "~": INGRESS, "-": GARBAGE}[change.op]
-        egress = self.is_egress(change.entry)
-        if change.op == "+" and change.entry.key in self.begins:
+        if change.entry.key in self.ends:
+            return REVOKE
+        if change.entry.key in self.begins:
             return OPEN
+        egress = self.is_egress(change.entry)
         if change.op == "+":
             return EGRESS if egress and change.entry.key not in self.before.entries else INGRESS
         if egress:
             return GARBAGE
-        return REVOKE if change.entry.owner in self.moved or change.entry.key in self.ends else INGRESS
+        return REVOKE if change.entry.owner in self.moved else INGRESS
 
     def _kept_of_moved(self) -> Iterator[FlowEntry]:
         """Yield what lets in to an address that moves: it goes first and comes back once the new place is ready."""

@@ -57,7 +57,7 @@ class Update:
         await self._everywhere(self._connections, lambda name: self._connections[name].ensure_known())
         ready = [name for name in self._connections if name not in self._failed]
         before = {name: await self._connections[name].ensure_known() for name in ready}
-        for changes in rounds(before, self._target.tables, self._target.is_egress, self._target.only_in):
+        for changes in rounds(before, self._target.tables, self._target.is_egress, self._target.ending):
             await self._everywhere(changes, partial(self._apply, changes))
             if self._failed.keys() & changes.keys():
                 for name in self._made:  # nothing was read back: the next try looks first

@@ -104,11 +104,11 @@ class SwitchProfile(ABC):
     def is_egress(self, entry: FlowEntry) -> bool:
         """Tell whether an entry only delivers what another switch has let in: it comes first and goes last."""
 
-    def only_in(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
-        """Return the entries of ``tables`` that let in to whole prefixes what nothing of ``others`` does.
+    def ending(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        """Return the entries by which ends what ``tables`` let in to whole prefixes and nothing of ``others`` does.
 
-        They also let in to addresses that nobody has: in an update they go before somebody gets one, and come after
-        somebody has lost one.  None unless the profile says so.
+        Some go, those that drop come.  Whole prefixes hold addresses that nobody has: in an update this is done before
+        somebody gets one, and the reverse after somebody has lost one.  None unless the profile says so.
         """
         return frozenset()
 

@@ -10,7 +10,7 @@ from controller.families import FAMILIES, IPV4, Family
 from controller.flows import EntryKey, FlowEntry, TableSet
 from controller.profiles import single_table_rules as rules
 from controller.profiles.base import SwitchProfile, Use
-from controller.profiles.single_table_changes import only_in
+from controller.profiles.single_table_changes import ending
 from controller.profiles.single_table_layers import LLDP, TRANSIT, TRANSIT_SERVICE
 from controller.profiles.single_table_policy import PolicyEntries
 from controller.profiles.single_table_transit import Surroundings
@@ -54,8 +54,8 @@ class SingleTableProfile(SwitchProfile):
     def uses(self, entry: FlowEntry) -> tuple[Use, ...]:
         return uses_of(entry)
 
-    def only_in(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
-        return only_in(tables, others)
+    def ending(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        return ending(tables, others)
 
 
 def _entries(view: SwitchView) -> Iterator[FlowEntry]:

@@ -11,23 +11,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from controller.flows import EntryKey, FlowEntry, Kind, Match, TableSet, Term
+from controller.profiles.single_table_layers import FENCE
 
 _TARGETS = ("ipv4_dst", "ipv6_dst")
 _LEFT_OUT = (*_TARGETS, "in_port")
 
 
-def only_in(tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
-    """Return the entries of policies of which none of ``others`` lets in the same to a part of the same prefix."""
+def ending(tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+    """Return the entries of policies of which none of ``others`` lets in the same to a part of the same prefix.
+
+    And the fences that only ``others`` have: a network that leaves a host sends nothing from there any more.
+    """
+    fences = {key for key, entry in others.entries.items() if entry.priority == FENCE and key not in tables.entries}
     candidates = [entry for key, entry in tables.entries.items() if key not in others.entries and _is_policy(entry)]
     if not candidates:
-        return frozenset()
+        return frozenset(fences)
     there: dict[tuple[Term, ...], list[Match]] = {}
     for entry in others:
         if _is_policy(entry):
             there.setdefault(_what(entry.match), []).append(_whereto(entry.match))
-    return frozenset(
-        entry.key for entry in candidates if not _overlaps(_whereto(entry.match), there.get(_what(entry.match), ()))
-    )
+    gone = {one.key for one in candidates if not _overlaps(_whereto(one.match), there.get(_what(one.match), ()))}
+    return frozenset(fences | gone)
 
 
 def _is_policy(entry: FlowEntry) -> bool:

@@ -179,7 +179,7 @@ def test_processes_run_without_root(shop: Shop) -> None:
         assert {line.split()[1] for line in lines} == {user}
 
 
-def test_the_password_is_only_in_its_file(shop: Shop) -> None:
+def test_the_password_is_ending_its_file(shop: Shop) -> None:
     for name in ("app", "db"):
         assert PASSWORD not in shop.docker("inspect", f"shop-{name}")
         assert PASSWORD not in shop.docker("logs", f"shop-{name}")

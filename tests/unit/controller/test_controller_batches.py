@@ -69,7 +69,7 @@ def flows(compilation: Compilation) -> Iterator[Flow]:
                     yield source, target, at, packet
                     yield source, "nobody", at, packet | {"ipv4_dst": packet["ipv4_dst"] | 0x60}
                     if target == "service":
-                        yield source, "nobody", at, packet | {"ipv4_src": packet["ipv4_src"] & ~0xFF | 1}
+                        yield source, "service", at, packet | {"ipv4_src": packet["ipv4_src"] & ~0xFF | 1}
                     if target == "edge":
                         yield source, "nobody", at, packet | {"ipv4_dst": int(IPv4Address("203.0.113.1"))}
 
@@ -77,7 +77,7 @@ def flows(compilation: Compilation) -> Iterator[Flow]:
 def steps(old: Tables, new: Compilation, order: Order, turns: list[int]) -> Iterator[tuple[Tables, Change]]:
     """Yield the tables after each single change, and the change; the switches take turns within a round."""
     state = dict(old)
-    for changes in rounds(old, new.tables, new.is_egress, new.only_in):
+    for changes in rounds(old, new.tables, new.is_egress, new.ending):
         waiting = {switch: [one for phase in order(some) for one in phase] for switch, some in changes.items()}
         for number in range(sum(map(len, waiting.values()))):
             ready = sorted(switch for switch in waiting if waiting[switch])
