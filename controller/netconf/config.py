@@ -25,21 +25,17 @@ log_level = "INFO"
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from controller import settings
+from controller.settings import ConfigError
 from rdmp.endpoints import Endpoint
 from rdmp.limits import Limits
 
+__all__ = ["DEFAULT_CONFIG", "Config", "ConfigError", "load"]
 DEFAULT_CONFIG = Path("/etc/odyssey/netconf.toml")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used: key, what was found and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,86 +60,25 @@ class Config:
     rdmp: Limits = field(default_factory=Limits)
 
 
+_READERS: Mapping[str, settings.Reader] = {
+    "orchestrators": settings.endpoints,
+    "state_dir": settings.folder,
+    "pki_dir": settings.folder,
+    "connect_seconds": settings.seconds,
+    "request_seconds": settings.seconds,
+    "keepalive_seconds": settings.whole,
+    "connect_attempts": settings.whole,
+    "confirm_seconds": settings.whole,
+    "lock_attempts": settings.whole,
+    "lock_wait_seconds": settings.seconds,
+    "hold_seconds": settings.seconds,
+    "verify_seconds": settings.seconds,
+    "mend_drift": settings.flag,
+    "backups_kept": settings.whole,
+    "log_level": settings.level,
+}
+
+
 def load(path: Path) -> Config:
     """Read ``path``; raises ConfigError that names the file and the key."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        return parse(document)
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def parse(document: Mapping[str, Any]) -> Config:
-    """Turn a parsed TOML document into a Config; raises ConfigError or ValueError that names the key."""
-    for name in document:
-        if name not in ("netconf", "rdmp"):
-            raise ConfigError(f"unknown table [{name}]; known are netconf, rdmp")
-    table = document.get("netconf", {})
-    known = [item.name for item in fields(Config) if item.name != "rdmp"]
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"[netconf] unknown key {key}; known are {', '.join(known)}")
-    if "orchestrators" not in table:
-        raise ConfigError('[netconf] orchestrators is required, for example ["tls:192.0.2.1:7420"]')
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        reader: Callable[[str, Any], Any] = _READERS.get(key, _number)
-        values[key] = reader(key, value)
-    return Config(**values, rdmp=Limits.from_table(document.get("rdmp", {})))
-
-
-def _wrong(key: str, found: Any, wanted: str) -> ConfigError:
-    return ConfigError(f"[netconf] {key}: found {found!r}, must be {wanted}")
-
-
-def _endpoints(key: str, value: Any) -> tuple[Endpoint, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise _wrong(key, value, "a list of endpoints")
-    return tuple(Endpoint.parse(item) for item in value)
-
-
-def _folder(key: str, value: Any) -> Path:
-    if not isinstance(value, str) or not value.startswith("/"):
-        raise _wrong(key, value, "an absolute path")
-    return Path(value)
-
-
-def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(key, value, "true or false")
-    return value
-
-
-def _level(key: str, value: Any) -> str:
-    if value not in LOG_LEVELS:
-        raise _wrong(key, value, f"one of {', '.join(LOG_LEVELS)}")
-    return str(value)
-
-
-def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise _wrong(key, value, "a number above 0")
-    return value
-
-
-def _whole(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _wrong(key, value, "a whole number of at least 1")
-    return value
-
-
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "orchestrators": _endpoints,
-    "state_dir": _folder,
-    "pki_dir": _folder,
-    "mend_drift": _flag,
-    "log_level": _level,
-    "keepalive_seconds": _whole,
-    "connect_attempts": _whole,
-    "confirm_seconds": _whole,
-    "lock_attempts": _whole,
-    "backups_kept": _whole,
-}
+    return Config(**settings.load(path, "netconf", _READERS))
