@@ -27,10 +27,10 @@ from controller.netconf.device import DeviceConfig
 from controller.netconf.devices import DRIVERS, Device, Reconnect
 from controller.netconf.driver import DeviceDriver, Staged, Tuning, problem
 from controller.netconf.keeper import Keeper
+from controller.netconf.questions import Questions
 from controller.netconf.session import NetconfError
 from controller.netconf.ssh import Connect
 from rdmp.participant import Effect, Participant, Refused, Transaction
-from rdmp.rpc import RpcError
 
 T = TypeVar("T")
 Publish = Callable[[str, Json], None]
@@ -55,6 +55,7 @@ class NetconfParticipant(Participant):
         self.open: dict[str, OpenChange] = {}
         self.keeper = Keeper(self, publish)
         self.backups = backups
+        self._questions = Questions(self)
         self._connect = connect
         self._tuning = tuning or Tuning()
         self._reconnect = reconnect or Reconnect()
@@ -70,8 +71,8 @@ class NetconfParticipant(Participant):
         return self._devices[switch]
 
     def busy(self, switch: str) -> str | None:
-        """The open transaction that configures a switch."""
-        return next((tx for tx, change in self.open.items() if switch in change.documents), None)
+        """The open transaction that configures a switch; threads of switches ask too, hence the copy."""
+        return next((tx for tx, change in list(self.open.items()) if switch in change.documents), None)
 
     async def close(self) -> None:
         """End all sessions."""
@@ -103,10 +104,7 @@ class NetconfParticipant(Participant):
     def _staged(self, switch: str, driver: DeviceDriver, target: Target) -> Staged:
         staged = driver.stage(target)
         if staged.change:
-            try:
-                self.backups.keep(switch, driver.backup())
-            except OSError as error:
-                raise NetconfError(f"its configuration cannot be backed up: {error}") from error
+            self.backups.keep(switch, driver.backup())
         return staged
 
     async def commit(self, tx: Transaction, stage: str) -> Effect:
@@ -196,31 +194,22 @@ class NetconfParticipant(Participant):
         return {"open": True, "switches": {switch: self.device(switch).held for switch in change.targets}}
 
     async def observe(self) -> Json:
-        switches = {
-            switch: {"connected": self.device(switch).connected, "problem": self.device(switch).problem,
-                     "drift": self.keeper.drift.get(switch, []), "transaction": self.busy(switch)}
-            for switch in self.decided
+        return {
+            "revision": self._revision, "open": sorted(self.open),
+            "switches": {switch: self._observed(switch) for switch in self.decided},
         }  # fmt: skip
-        return {"revision": self._revision, "switches": switches, "open": sorted(self.open)}
+
+    def _observed(self, switch: str) -> Json:
+        device = self.device(switch)
+        return {
+            "connected": device.connected, "reachable": device.reachable, "problem": device.problem,
+            "capabilities": list(device.capabilities), "verified": self.keeper.verified.get(switch),
+            "drift": self.keeper.drift.get(switch, []), "restored": self.backups.restored.get(switch),
+            "transaction": self.busy(switch), "held": device.held,
+        }  # fmt: skip
 
     async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
-        if method == "devices":
-            return await self.observe()
-        if method not in ("diff", "backups", "restore"):
-            raise RpcError("unknown_method", f"no method {method!r}; there are devices, diff, backups, restore")
-        switch = params.get("switch")
-        if not isinstance(switch, str) or switch not in self.decided:
-            known = ", ".join(sorted(self.decided)) or "none"
-            raise RpcError("not_found", f"{switch!r} is not configured by NETCONF; switches that are: {known}")
-        try:
-            match method:
-                case "diff":
-                    return {"switch": switch, "changes": await self.keeper.look(switch)}
-                case "backups":
-                    return {"switch": switch, "backups": self.backups.names(switch)}
-            return {"switch": switch, "changes": await self.keeper.restore(switch, str(params.get("backup", "")))}
-        except NetconfError as error:
-            raise RpcError("not_found" if error.tag == "not-found" else "failed", str(error)) from error
+        return await self._questions.answer(method, params, progress)
 
     async def _each(
         self,
