@@ -86,12 +86,10 @@ class Backups:
             file.flush()
             os.fsync(descriptor)
 
-    def list(self, switch: str) -> list[Backup]:
+    def listed(self, switch: str) -> list[Backup]:
         """The backups of a switch, oldest first; raises OSError."""
         paths = [self._folder / switch / name for name in self.names(switch)]
-        return [
-            Backup(path.name, _taken(path), path.stat().st_size, first=path == paths[0]) for path in paths
-        ]
+        return [Backup(path.name, _taken(path), path.stat().st_size, first=path == paths[0]) for path in paths]
 
     def names(self, switch: str) -> list[str]:
         """The backups of a switch, oldest first."""

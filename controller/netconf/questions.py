@@ -67,7 +67,7 @@ class Questions:
 
     def _backups(self, switch: str) -> Json:
         backups = self._participant.backups
-        listed = [dataclasses.asdict(backup) for backup in backups.list(switch)]
+        listed = [dataclasses.asdict(backup) for backup in backups.listed(switch)]
         return {"switch": switch, "restored": backups.restored.get(switch), "backups": listed}
 
     async def _restore(self, switch: str, params: Json, progress: Progress) -> Json:
@@ -111,9 +111,12 @@ async def _watched(progress: Progress) -> AsyncIterator[Told]:
         while (step := await steps.get()) is not None:
             await progress({"kind": "netconf", "step": STEPS.index(step) + 1, "of": len(STEPS), "text": step})
 
+    def told(step: str) -> None:
+        loop.call_soon_threadsafe(steps.put_nowait, step)
+
     forwarding = asyncio.create_task(forward(), name="progress of a change by NETCONF")
     try:
-        yield lambda step: loop.call_soon_threadsafe(steps.put_nowait, step)
+        yield told
     finally:
         steps.put_nowait(None)
         await forwarding

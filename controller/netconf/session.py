@@ -90,6 +90,6 @@ class Session(ABC):
         return any(one == full or one.startswith((f"{full}:", f"{full}?")) for one in self.capabilities)
 
     def known(self) -> tuple[str, ...]:
-        """The device's capabilities of NETCONF itself by short names, such as ``candidate:1.0``; its modules left out."""
+        """The device's capabilities by short names, such as ``candidate:1.0``; its data models are left out."""
         names = (one.removeprefix(CAPABILITY) for one in self.capabilities if one.startswith(CAPABILITY))
         return tuple(sorted({name.partition("?")[0] for name in names}))

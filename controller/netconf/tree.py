@@ -53,8 +53,8 @@ class Shape:
 class Change:
     """One leaf or list entry that differs, for people.
 
-    ``op`` is ``+`` (missing on the device), ``~`` (other than it shall be) or ``-`` (shall not be there); ``has`` is what
-    the device holds and ``shall`` what it shall hold, None for nothing and for a whole entry.
+    ``op`` is ``+`` (missing on the device), ``~`` (other than it shall be) or ``-`` (shall not be there); ``has`` is
+    what the device holds and ``shall`` what it shall hold, None for nothing and for a whole entry.
     """
 
     op: str
