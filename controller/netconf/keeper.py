@@ -66,6 +66,10 @@ class Keeper:
         self.drift.pop(switch, None)
         self.verified[switch] = rfc3339(now())
 
+    def unfinished(self, tx: str, reason: str | None) -> None:
+        """Tell why a decided transaction cannot be carried out; None: it is."""
+        self._tell(f"commit of {tx}", reason, "netconf.unfinished", {"tx": tx, "reason": reason})
+
     async def keep(self, hold_seconds: float, verify_seconds: float, *, mend: bool) -> None:
         """Run until cancelled: look after open changes every ``hold_seconds``, after drift every ``verify_seconds``."""
         clock = asyncio.get_running_loop().time

@@ -295,6 +295,54 @@ async def test_what_two_transactions_want_of_one_switch_is_refused(world: World)
         await world.prepare(transaction("t2", {"device/sw1": world.wish()["device/sw1"]}))
 
 
+async def test_a_newer_wish_takes_the_place_of_a_decided_one_that_cannot_be_carried_out(world: World) -> None:
+    """Its switches are reserved until it is given up, so whoever begins a newer one has given it up."""
+    wish = world.wish()
+    assert wish["device/sw2"] is not None
+    wish["device/sw2"]["owned"]["ports"].append("Port_9")  # this device says only when it is edited that it has none
+    wish["device/sw2"]["ports"]["Port_9"] = {"description": "odyssey host h9 eth0", "trunk": [110]}
+    stuck = transaction("t1", wish)
+    await world.prepare(stuck)
+    newer = {"device/sw2": world.wish()["device/sw2"]}
+    with pytest.raises(Refused, match="sw2 is held by the open transaction t1"):
+        await world.prepare(transaction("t2", newer))
+    with pytest.raises(CommitError, match=r"sw2: .*Port_9"):
+        await world.commit(stuck)
+    observed = (await world.participant.observe())["switches"]
+    assert observed["sw2"]["transaction"] == "t1" and "Port_9" in observed["sw2"]["problem"]
+    assert ("netconf.unfinished", "t1") in [(topic, data.get("tx")) for topic, data in world.events]
+    with pytest.raises(Refused, match="held by the open transaction t1"):
+        await world.prepare(transaction("t0", newer))
+
+    fixed = transaction("t3", newer)
+    await world.prepare(fixed)
+    with pytest.raises(CommitError, match="the open transaction t3 takes its place"):
+        await world.commit(stuck)
+    await world.abort(fixed)
+    with pytest.raises(CommitError, match=r"sw2: .*Port_9"):
+        await world.commit(stuck)
+    fixed = transaction("t4", newer)
+    await world.carry_out(fixed)
+    assert await world.holds(samples.SHOP, "sw2") and await world.holds(None, "sw1")
+    restarted = transaction("t1", wish, "admit")
+    await world.restart(restarted)
+    await world.commit(restarted)
+    assert await world.holds(samples.SHOP)
+    assert (await world.participant.observe())["open"] == []
+
+
+async def test_a_switch_that_died_after_the_vote_can_leave(world: World) -> None:
+    tx = transaction("t1", world.wish())
+    await world.prepare(tx)
+    world.servers["sw2"].stop()
+    with pytest.raises(CommitError, match="sw2: cannot connect"):
+        await world.commit(tx)
+    await world.carry_out(transaction("t2", {"device/sw2": None}))
+    await world.commit(tx)
+    assert await world.holds(samples.SHOP, "sw1")
+    assert set(world.journal) == {"device/sw1", "revision"}
+
+
 async def test_what_a_device_cannot_or_may_not_do_is_refused_before_anything_is_asked(world: World) -> None:
     wish = world.wish()
     assert wish["device/sw1"] is not None and wish["device/sw2"] is not None
