@@ -19,6 +19,9 @@ QUICK = {
 """Short waits, so that tests see what happens by itself."""
 
 
+RDMP = ("reconnect_max = 0.3", "effect_retry_max = 1.0")
+
+
 class Daemon:
     """The daemon, with a certificate of ``files``, for an odysseyd on a port of this machine."""
 
@@ -38,7 +41,7 @@ class Daemon:
         """Start it, with other settings from now on."""
         self._table |= settings
         lines = [f"{key} = {json.dumps(value)}" for key, value in self._table.items()]
-        (self.folder / "netconf.toml").write_text("\n".join(["[netconf]", *lines, "[rdmp]", "reconnect_max = 0.3", ""]))
+        (self.folder / "netconf.toml").write_text("\n".join(["[netconf]", *lines, "[rdmp]", *RDMP, ""]))
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "controller.netconf.daemon", "--config", str(self.folder / "netconf.toml")),
