@@ -209,7 +209,7 @@ async def test_vlans_come_with_a_platform_and_go_with_it_and_foreign_ones_stay(c
     assert sw1["address"] == f"127.0.0.1:{chain.servers['sw1'].port}"
     assert "candidate:1.0" in sw1["capabilities"] and "writable-running:1.0" in sw2["capabilities"]
     out, _ = await chain.run("netconf", "ls")
-    assert "confirmed-commit:1.1" in out and "s ago" in out.replace("ms ago", "s ago")
+    assert "confirmed-commit" in out and "s ago" in out
 
     listed = {name: (await chain.json("netconf", "backups", name))["backups"] for name in PROFILES}
     before = {name: canonical(await chain.running(name)) for name in PROFILES}

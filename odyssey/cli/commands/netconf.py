@@ -71,9 +71,11 @@ def list_devices(app: App) -> None:
 
 def _device(one: Mapping[str, Any]) -> dict[str, Any]:
     verified, drift = one.get("verified"), one.get("drift")
+    names = (str(item).partition(":")[0] for item in one.get("capabilities") or [])
     return {
         **one, "drift": None if drift is None or verified is None else len(drift),
         "verified": f"{since(verified, datetime.now(UTC))} ago" if verified else None,
+        "capabilities": list(dict.fromkeys(names)),
     }  # fmt: skip
 
 
