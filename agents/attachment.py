@@ -7,7 +7,7 @@ default route for each NIC, with rising metrics, goes `onlink` to a constant gat
 nothing is ever resolved, and on loss of carrier the kernel takes the next route (`ignore_routes_with_linkdown`,
 Documentation/networking/ip-sysctl.rst).
 
-Two things make the changeover quick (docs/decisions/0009-changeover-of-a-node.md):
+Two things make the changeover quick (docs/decisions/0007-changeover-of-a-node.md):
 
 - The kernel delays the loss of carrier of a link by up to a second unless its index differs from the index of the link
   below it (`linkwatch_urgent_event`, net/core/link_watch.c). In a new namespace the two are often equal by chance, so

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from controller.batches import Delivery
 from controller.changes import Change
 from controller.device import Device
 from controller.flows import FlowEntry, GroupEntry, MeterEntry
@@ -72,7 +73,12 @@ class MeterReading:
 
 
 class Channel(ABC):
-    """A connection to one switch that has shown its certificate and told its datapath id."""
+    """A connection to one switch that has shown its certificate and told its datapath id.
+
+    ``delivery`` is set by whoever knows what kind of switch it is; None: changes go in one atomic bundle.
+    """
+
+    delivery: Delivery | None = None
 
     @property
     @abstractmethod
@@ -95,6 +101,8 @@ class Channel(ABC):
     async def apply(self, changes: Sequence[Change]) -> None:
         """Make changes in this order and all together, then a barrier; raises ChannelError and then nothing changed.
 
+        With a ``delivery`` they are made in the order and lots of ``controller.batches``; where one fails, those before
+        it stay made.
         Meters are the exception: they come before everything else and go after it, since no bundle takes them.
         If the connection ends meanwhile, it is not known whether they were made.  Raises NotMasterError if this channel
         was not granted MASTER, or another controller took it since.
@@ -106,11 +114,11 @@ class Channel(ABC):
 
     @abstractmethod
     async def read_groups(self) -> GroupReading:
-        """Read all groups; raises ChannelError."""
+        """Read all groups, none of a switch that has none; raises ChannelError."""
 
     @abstractmethod
     async def read_meters(self) -> MeterReading:
-        """Read all meters; raises ChannelError."""
+        """Read all meters, none of a switch that has none; raises ChannelError."""
 
     @abstractmethod
     async def read_ports(self) -> tuple[PortState, ...]:
@@ -132,7 +140,8 @@ class Channel(ABC):
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         """Set ports up or down as an administrator does; returns how many were otherwise.  Raises ChannelError.
 
-        The other end of the cable loses its carrier with a port that is down.
+        The other end of the cable loses its carrier with a port that is down.  A port that the switch does not have is
+        left out: nothing passes it.
         """
 
     @abstractmethod

@@ -13,10 +13,14 @@ from functools import cached_property
 from typing import Any
 
 from controller import texts
+from controller.batches import Delivery
 from controller.fabric import Document, Intent, IntentRefused, Port, Refusal
 from controller.flows import EntryKey, FlowEntry, Kind, TableSet, crc_owner, make_cookie
 from controller.intent import parse_intent
 from controller.profiles import PROFILES, SwitchProfile
+
+#: Users of a switch's entries that a refusal names; the rest is counted.
+NAMED_USERS = 12
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,31 @@ class Compilation:
         inventory = self.intent.inventory
         return inventory is not None and switch in inventory.switches and inventory.switches[switch].maintenance
 
+    @cached_property
+    def needs_rerouting(self) -> bool:
+        """Tell whether a switch cannot fail over by itself."""
+        return any(not self.profile(name).capabilities.groups for name in self.tables)
+
+    def only_in(self, switch: str, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        """Return the entries of tables of a switch that let in to prefixes what nothing of others does."""
+        inventory = self.intent.inventory
+        if inventory is None or switch not in inventory.switches:
+            return frozenset()
+        return PROFILES[inventory.switches[switch].profile].only_in(tables, others)
+
+    def notes(self, switch: str) -> list[str]:
+        """Return what the operator must do or know of a switch of the inventory."""
+        return self.profile(switch).notes(self.intent, switch)
+
+    def delivery(self, switch: str) -> Delivery | None:
+        """Return how changes get to a switch, None: in one atomic bundle."""
+        inventory = self.intent.inventory
+        profile = inventory.switches[switch].profile if inventory is not None and switch in inventory.switches else ""
+        can = PROFILES[profile].capabilities if profile in PROFILES else None
+        if can is None or can.atomic_bundle:
+            return None
+        return Delivery(can.batch, verified=not can.reliable_barrier, groups=can.groups)
+
     def capacity(self, switch: str) -> int:
         """Return how many entries a switch may hold."""
         assert self.intent.inventory is not None
@@ -96,6 +125,18 @@ def compile_documents(documents: Mapping[str, Document], down: frozenset[Port] =
     for profile_name, switches in by_profile.items():
         tables |= PROFILES[profile_name].compile(intent, switches, down)
     return Compilation(intent, {name: tables[name] for name in inventory.switches})
+
+
+def rerouted(compilation: Compilation, down: frozenset[Port]) -> Compilation:
+    """Return the same intent with other ways on the switches without groups: around ports that are down."""
+    by_profile: dict[str, list[str]] = {}
+    for name in compilation.tables:
+        if not compilation.profile(name).capabilities.groups:
+            by_profile.setdefault(compilation.profile(name).name, []).append(name)
+    tables = dict(compilation.tables)
+    for profile, switches in by_profile.items():
+        tables |= PROFILES[profile].compile(compilation.intent, switches, down)
+    return Compilation(compilation.intent, tables)
 
 
 def with_changes(
@@ -129,8 +170,11 @@ def capacity_refusals(now: Compilation, alternatives: Iterable[Compilation]) -> 
         capacity = next(one.capacity(switch) for one in reversed(all_of_them) if switch in one.tables)
         if len(keys) > capacity:
             users = sorted(((len(found), user) for user, found in by_user.items()), reverse=True)
-            shares = ", ".join(f"{user} {count}" for count, user in users)
-            reason = f"{len(keys)} entries are needed, at most {capacity} fit (maxEntries); used by: {shares}"
+            shares = [f"{user} {count}" for count, user in users[:NAMED_USERS]]
+            if others := users[NAMED_USERS:]:
+                shares.append(f"{len(others)} others {sum(count for count, _ in others)}")
+            needs = f"{len(keys)} entries are needed, at most {capacity} fit (maxEntries)"
+            reason = f"{needs}; used by: {', '.join(shares)}"
             refusals.append(Refusal(f"switch {switch}", reason))
     return refusals
 
@@ -141,15 +185,25 @@ def user_of(compilation: Compilation, owner: int) -> str:
     kind, _, rest = name.partition("/")
     if kind == "binding":
         return f"nodes of {compilation.intent.bindings[rest].network}"
+    if kind in ("policy", "expose"):
+        return f"policies towards {compilation.intent.policies[name].target}"
     plural = {
-        "policy": "policies",
-        "expose": "policies",
         "service": "services",
         "host": "hosts",
         "border": "borders",
         "network": "networks",
     }
     return plural.get(kind, name)
+
+
+def new_notes(old: Compilation, new: Compilation) -> dict[str, list[str]]:
+    """Return for each switch what the operator must do or know of the new intent and did not have to of the old."""
+    found = {}
+    for switch in new.tables:
+        known = old.notes(switch) if switch in old.tables else []
+        if notes := [note for note in new.notes(switch) if note not in known]:
+            found[switch] = notes
+    return found
 
 
 def preview(old: Compilation, new: Compilation) -> dict[str, Any]:

@@ -29,6 +29,11 @@ class Family:
     icmp_type: str
     errors: tuple[int, ...]
 
+    @property
+    def bits(self) -> int:
+        """Width of an address."""
+        return 32 if self is IPV4 else 128
+
     def of(self, *addresses: Address | None) -> Iterator[Address]:
         """Yield those addresses that are of this family."""
         version = 4 if self is IPV4 else 6

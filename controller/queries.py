@@ -10,7 +10,7 @@ from typing import Any
 import schemas
 from controller.cabling import FAULTS, Heard, Nic
 from controller.channel import ChannelError
-from controller.compiler import capacity_refusals, compile_documents, describe, preview, with_changes
+from controller.compiler import capacity_refusals, compile_documents, describe, new_notes, preview, with_changes
 from controller.discovery import Discovery
 from controller.fabric import IntentRefused, Port
 from controller.flows import COOKIE_OWNER_MASK
@@ -167,12 +167,13 @@ class Queries:
         try:
             after = compile_documents(with_changes(ledger.effective, changes, ledger.revision + 1))
         except IntentRefused as refused:
-            return {"switches": {}, "refusals": [_refusal(one) for one in refused.refusals]}
+            return {"switches": {}, "refusals": [_refusal(one) for one in refused.refusals], "notes": {}}
         report = preview(now, after)
         for values in report.values():
             values["truncated"] = max(0, len(values["entries"]) - MAX_ENTRIES // len(report))
             values["entries"] = values["entries"][: MAX_ENTRIES // len(report)]
-        return {"switches": report, "refusals": [_refusal(one) for one in capacity_refusals(now, [after])]}
+        refusals = [_refusal(one) for one in capacity_refusals(now, [after])]
+        return {"switches": report, "refusals": refusals, "notes": new_notes(now, after)}
 
     async def flows(self, switch: Any, owner: Any) -> dict[str, Any]:
         """Read the entries of a switch now, with counters; only those of one owner where it is named."""

@@ -9,6 +9,10 @@ neither the old nor the new intent allows, and nothing is lost that both allow, 
 2. what lets in (ingress) comes and goes, and what replaces something;
 3. what only delivered goes last.
 
+What lets in to whole prefixes lets in to addresses there that nobody has, and somebody may get or lose in the same
+update.  So what ends there goes in round 0, and what begins there comes in round 4 (a profile says which entries that
+are).
+
 Within a round a switch makes its changes in one atomic bundle, where it can: what lets in is that of the old or that of
 the new intent, never a mixture.
 """
@@ -20,22 +24,35 @@ from dataclasses import dataclass
 from functools import partial
 
 from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference, unshared
-from controller.flows import FlowEntry, SetField, TableSet
+from controller.flows import EntryKey, FlowEntry, SetField, TableSet
 
 Round = Mapping[str, tuple[Change, ...]]
 #: Tells of an entry of a switch whether it only delivers what another switch has let in.
 IsEgress = Callable[[str, FlowEntry], bool]
+#: Tells which entries of the first tables of a switch let in what nothing of the second ones does.
+OnlyIn = Callable[[str, TableSet, TableSet], frozenset[EntryKey]]
 
-REVOKE, EGRESS, INGRESS, GARBAGE = range(4)
+REVOKE, EGRESS, INGRESS, GARBAGE, OPEN = range(5)
 _DESTINATION_FIELDS = frozenset({"reg5", "eth_dst", "vlan_vid"})
 
 
-def rounds(old: Mapping[str, TableSet], new: Mapping[str, TableSet], is_egress: IsEgress) -> tuple[Round, ...]:
+def _nothing(_switch: str, _tables: TableSet, _others: TableSet) -> frozenset[EntryKey]:
+    return frozenset()
+
+
+def rounds(
+    old: Mapping[str, TableSet],
+    new: Mapping[str, TableSet],
+    is_egress: IsEgress,
+    only_in: OnlyIn = _nothing,
+) -> tuple[Round, ...]:
     """Return the rounds that lead from ``old`` to ``new``; switches that are not in ``old`` are left out."""
     moved = _moved_owners(old, new, is_egress)
-    found: tuple[dict[str, list[Change]], ...] = ({}, {}, {}, {})
+    found: tuple[dict[str, list[Change]], ...] = ({}, {}, {}, {}, {})
     for switch, before in old.items():
-        sorter = _Sorter(before, new.get(switch, TableSet()), moved, partial(is_egress, switch))
+        after = new.get(switch, TableSet())
+        ends = only_in(switch, before, after), only_in(switch, after, before)
+        sorter = _Sorter(before, after, moved, partial(is_egress, switch), *ends)
         for number, changes in enumerate(sorter.sorted()):
             if changes:
                 found[number][switch] = changes
@@ -70,9 +87,11 @@ class _Sorter:
     after: TableSet
     moved: frozenset[int]
     is_egress: Callable[[FlowEntry], bool]
+    ends: frozenset[EntryKey]
+    begins: frozenset[EntryKey]
 
     def sorted(self) -> tuple[list[Change], ...]:
-        found: tuple[list[Change], ...] = ([], [], [], [])
+        found: tuple[list[Change], ...] = ([], [], [], [], [])
         for change in difference(self.before, self.after):
             found[self._round(change)].append(change)
         for entry in self._kept_of_moved():
@@ -85,11 +104,13 @@ class _Sorter:
         if isinstance(change, GroupChange | MeterChange):
             return {"+": EGRESS, "~": INGRESS, "-": GARBAGE}[change.op]
         egress = self.is_egress(change.entry)
+        if change.op == "+" and change.entry.key in self.begins:
+            return OPEN
         if change.op == "+":
             return EGRESS if egress and change.entry.key not in self.before.entries else INGRESS
         if egress:
             return GARBAGE
-        return REVOKE if change.entry.owner in self.moved else INGRESS
+        return REVOKE if change.entry.owner in self.moved or change.entry.key in self.ends else INGRESS
 
     def _kept_of_moved(self) -> Iterator[FlowEntry]:
         """Yield what lets in to an address that moves: it goes first and comes back once the new place is ready."""

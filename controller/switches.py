@@ -23,6 +23,7 @@ from controller.connection import NAMED_DIFFERENCES, SwitchConnection
 from controller.counters import Tally
 from controller.flows import TableSet
 from controller.portwatch import PortWatch
+from controller.rerouting import Rerouting
 from controller.rounds import Round, rounds
 from controller.tenure import Tenure
 
@@ -56,7 +57,7 @@ class Update:
         await self._everywhere(self._connections, lambda name: self._connections[name].ensure_known())
         ready = [name for name in self._connections if name not in self._failed]
         before = {name: await self._connections[name].ensure_known() for name in ready}
-        for changes in rounds(before, self._target.tables, self._target.is_egress):
+        for changes in rounds(before, self._target.tables, self._target.is_egress, self._target.only_in):
             await self._everywhere(changes, partial(self._apply, changes))
             if self._failed.keys() & changes.keys():
                 for name in self._made:  # nothing was read back: the next try looks first
@@ -97,18 +98,25 @@ class Switches:
     def __init__(
         self, target: Callable[[], Compilation], publish: Publish, tenure: Tenure, *, verify_seconds: float
     ) -> None:
-        self._target = target
         self._tenure = tenure
         self._publish = publish
         self._verify_seconds = verify_seconds
         self.tally = Tally()
-        self.ports = PortWatch(lambda: self._target().intent.inventory, publish)
+        self.ports = PortWatch(lambda: target().intent.inventory, publish)
+        rerouting = Rerouting(target, self.ports.down, self.bring_all)
+        self._target = rerouting.target
+        self.ports.subscribe(rerouting.changed)
         self.companions: list[Companion] = []
         self._connections: dict[str, SwitchConnection] = {}
         self._foreign: dict[str, int] = {}  # what was last told of foreign entries, by switch
         self._refused: dict[str, float] = {}  # when a reason was last told
         self._arrived = asyncio.Event()  # a switch connected
         self._updating = asyncio.Lock()  # one update over all switches at a time
+
+    @property
+    def target(self) -> Compilation:
+        """What the switches have to hold now."""
+        return self._target()
 
     def connection(self, name: str) -> SwitchConnection | None:
         """Return the connection to a switch, if it is connected with the datapath id that the inventory gives it."""
@@ -237,6 +245,7 @@ class Switches:
             self.refused(connection.channel.address, wrong)
             connection.channel.close(wrong)
             return
+        connection.channel.delivery = self._target().delivery(name)
         drift = await connection.verify(lambda: self._tables(name))
         if connection.role is not Role.MASTER:
             return  # the leader repairs it, and tells it
@@ -300,8 +309,10 @@ class Switches:
             there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
             failed = {name: reason for name, reason in self.missing(self._target()).items() if name not in there}
             there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
-            for connection in there.values():
+            for name, connection in there.items():
                 await locks.enter_async_context(connection.lock)
+                if name in wanted:
+                    connection.channel.delivery = self._target().delivery(name)
             failed |= await self._become_master(there)
             ours = {name: one for name, one in there.items() if one.is_master(self._tenure)}
             failed |= await Update(ours, self._target()).run()

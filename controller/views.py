@@ -92,7 +92,7 @@ class Views:
             return None  # it is just being lost; the answer says so
 
     def _with_inventory(self) -> Compilation:
-        compilation = self._ledger().compilation
+        compilation = self._switches.target
         if compilation.intent.inventory is None:
             raise RpcError("not_found", "there is no inventory yet (odysseyctl inventory apply FILE)")
         return compilation
@@ -187,7 +187,7 @@ class Views:
             look = await connection.look()
         except ChannelError as error:
             return {"connected": True, "reason": str(error), **unread}
-        found = differences(name, look.tables, self._ledger().compilation)
+        found = differences(name, look.tables, self._switches.target)
         return {
             "connected": True,
             "reason": None,

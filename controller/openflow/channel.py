@@ -33,7 +33,7 @@ from controller.channel import (
     StaleGenerationError,
 )
 from controller.device import Device
-from controller.openflow import device, ports, replies, wire
+from controller.openflow import batched, device, ports, replies, wire
 from controller.openflow.datapath import DEAD, MAIN, PairSocket, RepairedDatapath
 from controller.openflow.oxm import Malformed
 from controller.ports import PortChange, PortCounters, PortState
@@ -275,10 +275,9 @@ class OpenFlowChannel(Channel):
     async def set_ports(self, numbers: Sequence[int], *, up: bool) -> int:
         [parts] = await self._ask([_P.OFPPortDescStatsRequest(self._datapath, 0)], ANSWER_SECONDS)
         found = {port.port_no: port for part in parts for port in part.body}
-        if missing := [number for number in numbers if number not in found]:
-            raise ChannelError(f"{self._label}: there is no port {', '.join(map(str, missing))}")
         config = 0 if up else _O.OFPPC_PORT_DOWN
-        wrong = [found[number] for number in numbers if found[number].config & _O.OFPPC_PORT_DOWN != config]
+        there = (found[number] for number in numbers if number in found)
+        wrong = [port for port in there if port.config & _O.OFPPC_PORT_DOWN != config]
         if wrong:
             self._require_master()
             mods = [
@@ -307,17 +306,22 @@ class OpenFlowChannel(Channel):
 
     async def apply(self, changes: Sequence[Change]) -> None:
         self._require_master()
+        if self.delivery is not None:
+            await batched.apply(self, changes, self.delivery)
+            return
         meters = [change for change in changes if isinstance(change, MeterChange)]
-        await self._change_meters([change for change in meters if change.op != "-"])
+        await self.send([change for change in meters if change.op != "-"])
         await self._apply_bundle([change for change in changes if not isinstance(change, MeterChange)])
-        await self._change_meters([change for change in meters if change.op == "-"])
+        await self.send([change for change in meters if change.op == "-"])
 
-    async def _change_meters(self, changes: Sequence[Change]) -> None:
+    async def send(self, changes: Sequence[Change]) -> None:
+        """Send changes one by one, then a barrier; raises ChannelError if one was refused, and the others are made."""
         if not changes:
             return
         sent = self._new_xids(len(changes))
         self._refusals.clear()
-        await self._ask([_P.OFPBarrierRequest(self._datapath)], ANSWER_SECONDS, [wire.messages(changes, sent.start)])
+        seconds = ANSWER_SECONDS + SECONDS_PER_ENTRY * len(changes)
+        await self._ask([_P.OFPBarrierRequest(self._datapath)], seconds, [wire.messages(changes, sent.start)])
         self._raise_refusals(sent, changes)
 
     async def _apply_bundle(self, changes: Sequence[Change]) -> None:
@@ -365,11 +369,15 @@ class OpenFlowChannel(Channel):
         return FlowReading(tuple(entries), foreign, learned)
 
     async def read_groups(self) -> GroupReading:
+        if self.delivery is not None and not self.delivery.groups:
+            return GroupReading((), 0)
         [parts] = await self._ask([_P.OFPGroupDescStatsRequest(self._datapath, 0)], READ_SECONDS)
         groups = itertools.chain.from_iterable(part.body.groups for part in parts)
         return GroupReading(tuple(groups), sum(part.body.foreign for part in parts))
 
     async def read_meters(self) -> MeterReading:
+        if self.delivery is not None and not self.delivery.groups:
+            return MeterReading(())
         [parts] = await self._ask([_P.OFPMeterConfigStatsRequest(self._datapath, 0)], READ_SECONDS)
         return MeterReading(tuple(itertools.chain.from_iterable(part.body.meters for part in parts)))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from controller.fabric import Intent, Inventory, Port, Refusal
-from controller.flows import FlowEntry, TableSet
+from controller.flows import EntryKey, FlowEntry, TableSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Capabilities:
     they are when slots move.  ``keeps_dark``: a node that is not admitted can be kept from sending, else its link is
     down.  ``pins``: whether a source is held to its own address or to the subnet of its network.  ``fragments``:
     fragments can be told apart and dropped.  ``batch``: the most changes in one go, None where there is no such limit.
+    ``icmp_errors``: ICMP messages can be told apart by type.  ``most_entries``: what the device itself can hold, None
+    where nobody knows.
     """
 
     tables: int
@@ -39,6 +41,8 @@ class Capabilities:
     fragments: bool
     batch: int | None
     reliable_barrier: bool
+    icmp_errors: bool = True
+    most_entries: int | None = None
 
 
 class Use(enum.StrEnum):
@@ -99,6 +103,14 @@ class SwitchProfile(ABC):
     @abstractmethod
     def is_egress(self, entry: FlowEntry) -> bool:
         """Tell whether an entry only delivers what another switch has let in: it comes first and goes last."""
+
+    def only_in(self, tables: TableSet, others: TableSet) -> frozenset[EntryKey]:
+        """Return the entries of ``tables`` that let in to whole prefixes what nothing of ``others`` does.
+
+        They also let in to addresses that nobody has: in an update they go before somebody gets one, and come after
+        somebody has lost one.  None unless the profile says so.
+        """
+        return frozenset()
 
     def uses(self, entry: FlowEntry) -> tuple[Use, ...]:
         """Return what the packets of an entry are counted as; nothing unless the profile says so."""

@@ -70,6 +70,9 @@ def _show_switches(out: Output, answer: Mapping[str, Any], *, flows: bool) -> No
         return
     out.heading("Switch entries")
     out.table(_SWITCHES, [{"switch": name, **counts} for name, counts in sorted(switches.items())], "")
+    for name, notes in sorted((answer.get("notes") or {}).items()):
+        for note in notes:
+            out.note(f"{name}: {note}.")
     if not flows:
         return
     for name, counts in sorted(switches.items()):

@@ -138,7 +138,7 @@ class Engine:
         return {
             "id": request["id"], "state": "planned", "index": planned.index, "plan": planned.to_json(),
             "switches": (compiled or {}).get("switches", {}), "refusals": (compiled or {}).get("refusals", []),
-            "controller": compiled is not None,
+            "notes": (compiled or {}).get("notes", {}), "controller": compiled is not None,
         }  # fmt: skip
 
     async def _snapshot(self, wish: Wish | None) -> Snapshot:

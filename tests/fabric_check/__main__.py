@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 
@@ -29,16 +30,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the check."""
     options = parse(arguments)
-    seeds = range(options.seed, options.seed + options.cases)
+    seeds = itertools.count(options.seed)
     effort = Effort(options.packets, options.traces, options.failures)
-    shape = Shape() if options.profile is None else Shape((options.profile,), mixed=False)
+    shape = Shape() if options.profile is None else Shape((options.profile,), mixed=0.0)
     if not options.traces:
-        return _tell(run(seeds, effort, shape), options.json)
+        return _tell(run(seeds, effort, shape, most=options.cases), options.json)
     if (missing := Availability.here().missing) is not None:
         print(f"{missing}; install openvswitch-switch, or leave Open vSwitch out with --traces 0", file=sys.stderr)
         return 2
     with OpenVSwitch() as switches:
-        return _tell(run(seeds, effort, shape, switches), options.json)
+        return _tell(run(seeds, effort, shape, switches, options.cases), options.json)
 
 
 def _tell(report: Report, as_json: bool) -> int:

@@ -55,7 +55,23 @@ class Case:
     @cached_property
     def compilation(self) -> Compilation:
         """The compiled intent; raises IntentRefused."""
-        return compile_documents({key: Document(value, 1) for key, value in self.documents.items()})
+        return compile_documents(self._stamped)
+
+    @cached_property
+    def _stamped(self) -> Mapping[str, Document]:
+        return {key: Document(value, 1) for key, value in self.documents.items()}
+
+    @cached_property
+    def kinds(self) -> frozenset[bool]:
+        """Whether its switches have groups: all, none, or some."""
+        return frozenset(can.groups for can in self.oracle.capabilities.values())
+
+    def mended(self, down: frozenset[Port]) -> Fabric:
+        """Return the fabric with ports down, once the controller has seen it: without groups it chooses the ports."""
+        if self.tables is not None or self.kinds == {True}:
+            return self.fabric.with_down(down)
+        down = self.fabric.with_down(down).down
+        return Fabric.of(compile_documents(self._stamped, down).tables, self.inventory, down)
 
     @property
     def intent(self) -> Intent:
@@ -99,9 +115,15 @@ class Case:
         return [shot for shots in few for shot in shots]
 
     def _judged(self, shot: Shot) -> bool:
-        """What comes from a trunk in the transit VLAN was let in by another switch."""
+        """What comes from a trunk in the transit VLAN was let in by another switch.
+
+        Where sources are told by their VLAN alone, ports that are not ours are kept out of the OpenFlow agent.
+        """
         from_switch = any(shot.at in (link.a, link.b) for link in self.inventory.links)
-        return not (from_switch and shot.packet["vlan_vid"] & 0xFFF == self.inventory.transit_vlan)
+        if from_switch and shot.packet["vlan_vid"] & 0xFFF == self.inventory.transit_vlan:
+            return False
+        ours = shot.at.number in self.inventory.ports(shot.at.switch)
+        return ours or self.oracle.capabilities[shot.at.switch].pins == "node"
 
     def overlaps(self) -> Iterator[Mismatch]:
         """Yield the entries of which a switch may take either."""

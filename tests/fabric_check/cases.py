@@ -24,10 +24,10 @@ PHASES = ("dark", "draining", "standby", *("admitted",) * 5)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What to draw; ``profiles`` are those that the switches may have, all of one kind unless ``mixed``."""
+    """What to draw; ``profiles`` are those that the switches may have, ``mixed`` how often not all are of one kind."""
 
     profiles: tuple[str, ...] = tuple(PROFILES)
-    mixed: bool = True
+    mixed: float = 0.25
     most_switches: int = MOST_SWITCHES
 
 
@@ -55,9 +55,8 @@ def documents(seed: int, shape: Shape | None = None) -> Json:
     simple = not all(PROFILES[profile].capabilities.push_vlan for profile in profiles.values())
     ipv6 = all(PROFILES[profile].capabilities.ipv6 for profile in profiles.values()) and draw.maybe(0.6)
     hosts = {f"h{number}": _host(draw, names, number, simple) for number in range(1, draw.random.randint(1, 5) + 1)}
-    borders = {
-        f"edge{number}": _border(draw, names, number, ipv6) for number in range(1, draw.random.randint(0, 2) + 1)
-    }
+    ordinals = range(1, draw.random.randint(0, 2) + 1)
+    borders = {f"edge{number}": _border(draw, names, number, ipv6, simple) for number in ordinals}
     fabric = {
         "mac": FABRIC_MAC,
         "gateway": "169.254.1.1",
@@ -73,13 +72,14 @@ def documents(seed: int, shape: Shape | None = None) -> Json:
 
 
 def _profiles(draw: _Draw, names: Sequence[str]) -> Mapping[str, str]:
-    if draw.shape.mixed and draw.maybe(0.25):
+    if draw.maybe(draw.shape.mixed):
         return {name: draw.random.choice(draw.shape.profiles) for name in names}
     return dict.fromkeys(names, draw.random.choice(draw.shape.profiles))
 
 
 def _switch(draw: _Draw, number: int, profile: str) -> Json:
-    found: Json = {"datapathId": f"{number:016x}", "profile": profile, "maxEntries": 100000}
+    most = PROFILES[profile].capabilities.most_entries or 100000
+    found: Json = {"datapathId": f"{number:016x}", "profile": profile, "maxEntries": most}
     if PROFILES[profile].capabilities.reflects == "unknown" and draw.maybe(0.7):
         found["reflects"] = "yes"
     if draw.maybe(0.1):
@@ -102,7 +102,7 @@ def _is_tagged(host: Json) -> bool:
     return any(item.get("tagged") for item in host["attachments"])
 
 
-def _border(draw: _Draw, names: Sequence[str], number: int, ipv6: bool) -> Json:
+def _border(draw: _Draw, names: Sequence[str], number: int, ipv6: bool, tagged: bool) -> Json:
     prefix = f"203.0.{112 + number}"
     found: Json = {
         "ports": [{"switch": home, "port": BORDER_PORT + number} for home in draw.some(names, 1, 2)],
@@ -113,7 +113,7 @@ def _border(draw: _Draw, names: Sequence[str], number: int, ipv6: bool) -> Json:
     if ipv6 and draw.maybe(0.7):
         found |= {"prefix6": f"2001:db8:{number}::/64", "gateway6": f"2001:db8:{number}::1"}
         found["peer"]["address6"] = f"2001:db8:{number}::2"
-    if draw.maybe(0.4):
+    if draw.maybe(0.4) or tagged:
         found["vlan"] = 900 + number
     if draw.maybe(0.3):
         found["accepts"] = [{"protocol": protocol, "port": port} for protocol, port in _ports(draw, 2, 4)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from controller.evaluate import Fabric
 from controller.fabric import Port
 from tests.fabric_check.case import Case, Mismatch
 from tests.fabric_check.openvswitch import OpenVSwitch
@@ -62,39 +63,57 @@ class Failures:
         return list(found.values())
 
     def mismatches(self) -> Iterator[Mismatch]:
-        """Try every combination: a loop or a wrong delivery is a mismatch; so is a loss where a way is promised."""
+        """Try every combination: a loop or a wrong delivery is a mismatch; so is a loss where a way is promised.
+
+        Where the controller has to choose other ports, the moment before is tried too.
+        """
         shots = self.shots()
         for down in self.combinations():
-            fabric = self.case.fabric.with_down(down)
-            for shot, verdict in shots:
-                outcome = self.case.evaluated(fabric, shot)
-                by = f"evaluator, {self.case.profiles}"
-                if isinstance(outcome, str):
-                    yield self.case.mismatch(_with_down(shot, down), by, outcome, ())
-                elif wrong := self.fault(shot, verdict, down, outcome):
-                    yield self.case.mismatch(_with_down(shot, down), by, wrong, outcome.story)
+            if self.case.kinds != {True}:
+                yield from self._tried(self.case.fabric.with_down(down), shots, down, mended=False)
+            yield from self._tried(self.case.mended(down), shots, down, mended=True)
+
+    def _tried(
+        self, fabric: Fabric, shots: Sequence[tuple[Shot, Verdict]], down: frozenset[Port], *, mended: bool
+    ) -> Iterator[Mismatch]:
+        for shot, verdict in shots:
+            outcome = self.case.evaluated(fabric, shot)
+            by = f"evaluator, {self.case.profiles}"
+            if isinstance(outcome, str):
+                yield self.case.mismatch(_with_down(shot, down), by, outcome, ())
+            elif wrong := self.fault(shot, verdict, down, outcome, mended=mended):
+                yield self.case.mismatch(_with_down(shot, down), by, wrong, outcome.story)
 
     def traced(self, switches: OpenVSwitch, sets: int, packets: int) -> Iterator[Mismatch]:
-        """Ask Open vSwitch, which holds the tables of the case, about some packets in some of the combinations."""
+        """Ask Open vSwitch, which holds the tables of the case, about some packets in some of the combinations.
+
+        Tables of switches without groups are those of the moment before the controller has seen it.
+        """
         chance = random.Random(self.case.seed)
         shots, combinations = self.shots(), list(self.combinations())
         for down in chance.sample(combinations, min(len(combinations), sets)):
             switches.set_down(self.case.fabric.with_down(down).down)
             for shot, verdict in chance.sample(shots, min(len(shots), packets)):
                 outcome = switches.outcome(shot.packet, shot.at, self.case.fabric.links)
-                if wrong := self.fault(shot, verdict, down, outcome):
+                if wrong := self.fault(shot, verdict, down, outcome, mended=self.case.kinds == {True}):
                     yield self.case.mismatch(_with_down(shot, down), "ofproto/trace", wrong, outcome.story)
         switches.set_down(frozenset())
 
-    def fault(self, shot: Shot, verdict: Verdict, down: frozenset[Port], outcome: Outcome) -> str | None:
+    def fault(
+        self, shot: Shot, verdict: Verdict, down: frozenset[Port], outcome: Outcome, *, mended: bool = True
+    ) -> str | None:
         """Return in what an outcome is wrong while ports are down."""
-        promised = self.promised(shot.at, verdict, down)
+        promised = mended and self.promised(shot.at, verdict, down)
         return fault(shot.packet, shot.at, verdict, outcome, ways_are_up=promised)
 
     def promised(self, at: Port, verdict: Verdict, down: frozenset[Port]) -> bool:
-        """Tell whether a packet must still arrive: with one cable cut, wherever there is a way left."""
+        """Tell whether a packet must still arrive: with one cable cut, wherever there is a way left.
+
+        Where switches with groups and without share a fabric, no way around is promised; without any, every one is.
+        """
         cut = [element for element in self.elements if down.intersection(element)]
-        return len(cut) <= 1 and at not in down and self.survives(at, verdict, down)
+        most = len(self.elements) if self.case.kinds == {False} else 1 if self.case.kinds == {True} else 0
+        return len(cut) <= most and at not in down and self.survives(at, verdict, down)
 
     def survives(self, at: Port, verdict: Verdict, down: frozenset[Port]) -> bool:
         """Tell whether cables that are up join the switch of a port to every receiver."""

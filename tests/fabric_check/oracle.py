@@ -8,7 +8,7 @@ every receiver that is right, and whether a drop is right too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Literal
 
@@ -130,7 +130,9 @@ class Oracle:
         if packet["ip_frag"] and can.fragments:
             # A dark node is pinned to TCP; the rest is not told from what is spoofed.
             return Verdict("a fragment", counted=None if sender.phase is Phase.DARK else "fragment")
-        return self._decide(packet, sender, family, can, not packet["ip_frag"])
+        verdict = self._decide(packet, sender, family, can, not packet["ip_frag"])
+        itself = any(receiver.mac == packet["eth_src"] for receiver in verdict.receivers)
+        return replace(verdict, may_drop=True) if itself else verdict  # what is for itself never leaves a node
 
     # Who sends
 
@@ -162,7 +164,8 @@ class Oracle:
             if binding.host == station.name and packet["vlan_vid"] == self._tag_of(binding, at):
                 found = self._as(binding, packet, source, family)
                 if found is not None:
-                    return found
+                    dark = found.phase is Phase.DARK and not can.keeps_dark  # the agent holds its link down
+                    return replace(found, phase=Phase.ADMITTED, sure=False) if dark else found
         return self._somebody_of_the_network(packet, station, at, family) if can.pins == "network" else None
 
     def _as(self, binding: Binding, packet: Packet, source: int, family: Family) -> _Sender | None:
@@ -236,13 +239,14 @@ class Oracle:
         protocol = packet.get("ip_proto")
         if protocol == family.icmp:
             reports = packet[family.icmp_type] in family.errors and bool(asked or answered)
-            return _Wish(error=reports and sender.serves_from is None and sender.phase is not Phase.DARK)
+            told = can.icmp_errors and sender.serves_from is None and sender.phase is not Phase.DARK
+            return _Wish(error=reports and told)
         name = {PROTO_TCP: "tcp", PROTO_UDP: "udp"}.get(protocol or 0)
         if name is None or (name == "udp" and sender.phase is Phase.DARK):
             return _Wish()
-        opens = name == "tcp" and packet["tcp_flags"] & (TCP_SYN | TCP_ACK) == TCP_SYN
         if packet["ip_frag"]:  # a switch that cannot tell may take it for anything
             return _Wish(asks=any(one == name for one, _ in asked), answers=any(one == name for one, _ in answered))
+        opens = name == "tcp" and packet["tcp_flags"] & (TCP_SYN | TCP_ACK) == TCP_SYN
         asks = (name, packet[f"{name}_dst"]) in asked and sender.serves_from is None
         answers = (name, packet[f"{name}_src"]) in answered and sender.phase is not Phase.DARK
         answers = answers and not (opens and can.tcp_flags)
@@ -270,15 +274,17 @@ class Oracle:
     ) -> Verdict:
         if not wish:
             return Verdict("the policy does not open it")
-        unsure = not sender.sure or not ports_known or (not can.keeps_dark and sender.phase is Phase.DARK)
+        unsure = not sender.sure or not ports_known
         if wish.opens and wish.answers and not wish.asks:
             unsure = True  # a switch that sees no flags may or may not tell it from an answer
         if target is Phase.STANDBY:
             return Verdict("the target is not part of the fabric")
         if target is Phase.DARK:
-            if wish.asks or not (wish.answers and wish.tcp):
+            # What sees no flags takes what comes from the port of a service for an answer, whatever it asks for.
+            if (wish.asks and can.tcp_flags) or not (wish.answers and wish.tcp):
                 return Verdict("nothing but answers reaches a dark node")
-            unsure = unsure or not can.keeps_dark
+            homes = {port.switch for receiver in receivers for port in receiver.ports}
+            unsure = unsure or not can.keeps_dark or not all(self.capabilities[one].keeps_dark for one in homes)
         if target is Phase.DRAINING and wish.opens:
             if can.tcp_flags:
                 return Verdict("a draining node gets no new connection")

@@ -60,10 +60,14 @@ class Report:
         return "\n".join((head, *(str(one) for one in self.mismatches[:MOST_ACCOUNTS])))
 
 
-def run(seeds: Iterable[int], effort: Effort, shape: Shape, switches: OpenVSwitch | None = None) -> Report:
-    """Try cases, and count."""
+def run(
+    seeds: Iterable[int], effort: Effort, shape: Shape, switches: OpenVSwitch | None = None, most: int | None = None
+) -> Report:
+    """Try cases, and count; at most ``most`` of those that are not refused."""
     report = Report()
     for seed in seeds:
+        if report.cases == most:
+            break
         case = Case.of(seed, shape)
         try:
             kinds = case.profiles
@@ -86,7 +90,7 @@ def _of(case: Case, effort: Effort, switches: OpenVSwitch | None, report: Report
         failures = Failures(case)
         report.failures += sum(1 for _ in failures.combinations())
         yield from failures.mismatches()
-    if switches is not None and effort.traces and case.profiles == "openvswitch":
+    if switches is not None and effort.traces:
         some = random.Random(case.seed).sample(shots, min(len(shots), effort.traces))
         report.traces += len(some)
         switches.load(case.fabric.tables)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -127,6 +129,23 @@ async def test_switches_that_come_and_go_leave_nothing_behind(gate: Gate, quick_
         with pytest.raises(ChannelError):
             await channel.read_flows()
     await no_threads()
+
+
+async def test_the_end_of_a_connection_leaves_no_circle_of_objects(gate: Gate) -> None:
+    """The garbage collector looks rarely in the controller: what it had to find would pile up."""
+    gc.collect()
+    gc.disable()
+    try:
+        switch = TinySwitch(7)
+        channel = await gate.accept(switch)
+        alive = weakref.ref(channel)
+        del channel
+        await switch.leave()
+        async with asyncio.timeout(10):
+            while alive() is not None:
+                await asyncio.sleep(0.05)
+    finally:
+        gc.enable()
 
 
 async def test_a_silent_switch_is_given_up(gate: Gate, quick_echo: None) -> None:

@@ -28,7 +28,7 @@ from tests.unit.controller import test_controller_balancing as balancing
 
 MISSING = Availability.here().missing
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-SHAPE = Shape(("openvswitch",), mixed=False)
+SHAPE = Shape(("openvswitch",), mixed=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,7 @@ class Shop:
         self.start("app")
         self.start("lb")
         wait_until(lambda: self.get(8080, "/healthz")[0] == 200, 30, "the application is healthy", poll=0.1)
+        wait_until(lambda: self.get(80, "/healthz")[0] == 200, 30, "the balancer is healthy", poll=0.1)
 
     def start(self, name: str, *options: str) -> None:
         secret = f"--volume={self.directory}/password:/run/secrets/db-password:ro"

@@ -23,6 +23,7 @@ NODES_ON_A_HOST = 40
 MOST_ENTRIES = 10_000_000  # what the inventory says of a switch whose own limit is to be found
 SPINES = 2
 BORDER_PORT = 201
+BORDER_VLAN = 200  # where frames are tagged
 FIRST_TRUNK = 301
 
 
@@ -99,6 +100,7 @@ def inventory(size: Size) -> Json:
                 "gateway": "203.0.113.1",
                 "peer": {"address": EDGE_CLIENT, "mac": EDGE_MAC},
             }
+            | ({"vlan": BORDER_VLAN} if size.tagged else {})
         },
     }
     return {"fabric": fabric, "hosts": hosts}

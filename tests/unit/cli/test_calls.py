@@ -324,6 +324,14 @@ def test_a_plan_without_the_controller_says_so(ctl: Ctl, daemon: FakeDaemon, doc
     assert "controller is not connected" in result.stderr
 
 
+def test_a_plan_tells_what_the_switches_cannot_do(ctl: Ctl, daemon: FakeDaemon, document: str) -> None:
+    notes = {"sw1": ["border edge: give the device 203.0.113.2 the static neighbour 203.0.113.1 at 02:fa:00:00:00:01"]}
+    daemon.answers["service.call"] = {**PLANNED, "notes": notes}
+    result = ctl("platform", "plan", document)
+    assert result.exit_code == 1
+    assert "sw1: border edge: give the device 203.0.113.2 the static neighbour" in " ".join(result.stderr.split())
+
+
 def test_every_error_of_a_plan_exits_with_255(ctl: Ctl, daemon: FakeDaemon, document: str, tmp_path: Path) -> None:
     assert ctl("platform", "plan").exit_code == 255
     assert ctl("platform", "plan", document, "--nope").exit_code == 255

@@ -21,7 +21,7 @@ from controller.participant import ControllerParticipant
 from controller.tenure import Tenure
 from rdmp.participant import Effect, Refused, Transaction
 from rdmp.rpc import RpcError
-from tests.unit.controller import samples
+from tests.unit.controller import samples, single_tables
 from tests.unit.controller.fake_switch import FakeSwitch, Held
 
 NEW = samples.binding("shop-app-3", "shop/app", "172.16.20.4", "h3", "dark")
@@ -411,6 +411,9 @@ async def test_questions_are_answered_and_wrong_ones_refused(rig: Rig) -> None:
     assert len((await rig.ask("flows", switch="sw1"))["entries"]) == 91
     answer = await rig.ask("compile", changes={"binding/shop-app-3": ADMITTED})
     assert answer["switches"]["sw1"]["add"] == 3 and answer["refusals"] == []
+    assert answer["notes"] == {}
+    answer = await rig.ask("compile", changes={"inventory": single_tables.shop()["inventory"]})
+    assert any("static neighbour" in note for note in answer["notes"]["sw1"])
     answer = await rig.ask("compile", changes={"binding/shop-app-3": {**ADMITTED, "host": "h9"}})
     assert answer["refusals"] == [{"path": "binding/shop-app-3", "reason": "there is no host h9 in the inventory"}]
     assert set((await rig.ask("switches"))["switches"]) == {"sw1", "sw2"}

@@ -167,7 +167,7 @@ def test_an_address_that_moves_is_closed_first() -> None:
     assert breaches(old, new, sequence, [0, 1]) == []
 
 
-def delete_first(old: Tables, new: Tables, _is_egress: Any) -> tuple[Round, ...]:
+def delete_first(old: Tables, new: Tables, *_: Any) -> tuple[Round, ...]:
     """The mistake that the rounds avoid: all that changes goes first, then it comes anew."""
     gone: dict[str, tuple[Change, ...]] = {}
     come: dict[str, tuple[Change, ...]] = {}

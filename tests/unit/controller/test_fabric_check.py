@@ -19,7 +19,7 @@ from tests.fabric_check.oracle import Oracle
 from tests.fabric_check.run import Effort, run
 from tests.unit.controller import samples
 
-OPEN_VSWITCH = Shape(("openvswitch",), mixed=False)
+OPEN_VSWITCH = Shape(("openvswitch",), mixed=0.0)
 #: Found with ports down only.
 NEEDS_FAILURES = ("groups without a second choice", "a third walk")
 
@@ -35,7 +35,7 @@ def test_what_is_drawn_matches_the_schema() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_random_fabrics_do_what_the_policy_says(profile: str) -> None:
-    report = run(range(1, 41), Effort(packets=200), Shape((profile,), mixed=False))
+    report = run(range(1, 41), Effort(packets=200), Shape((profile,), mixed=0.0))
     assert not report.mismatches, accounts(report.mismatches)
     assert report.cases > 20 and report.packets > 2000 and report.delivered > 500, report
 
@@ -62,7 +62,7 @@ def test_all_pairs_and_ports_of_some_fabrics() -> None:
 def test_no_frame_comes_to_a_port_twice_and_one_cut_cable_loses_nothing() -> None:
     tried = every = 0
     for seed in range(1, 31):
-        failures = Failures(Case.of(seed, Shape(("openvswitch",), mixed=False, most_switches=4)))
+        failures = Failures(Case.of(seed, Shape(("openvswitch",), mixed=0.0, most_switches=4)))
         every += len(failures.elements) <= EVERY_COMBINATION
         tried += sum(1 for _ in failures.combinations())
         found = list(failures.mismatches())
