@@ -16,6 +16,7 @@ from typing import Any
 from odyssey.api.bus import Bus
 from odyssey.api.fabric import FabricQueries
 from odyssey.api.handler import Api, Service
+from odyssey.api.netconf import NetconfQueries
 from odyssey.api.queries import Queries
 from odyssey.api.roles import roles_from_documents
 from odyssey.config import Config, ConfigError, load
@@ -142,7 +143,8 @@ def _assemble(
     queries = Queries(config.cluster, epoch, state.view, state.calls, questions, hub, leadership.status)
     bus = Bus(epoch, state.view, state.decisions, hub, DeadLetters(state.store, hub))
     fabric = FabricQueries(questions, hub, queries.cabling)
-    api.open(Service(engine, roles), queries, fabric, bus, tokens, _address(config.enrol_listen))
+    netconf = NetconfQueries(state.view, questions)
+    api.open(Service(engine, roles), queries, fabric, netconf, bus, tokens, _address(config.enrol_listen))
     return hub, Settler(engine, state.view, config.limits.settle_interval), bus, leadership
 
 

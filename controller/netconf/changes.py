@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from controller.netconf.datamodel import Target
 from controller.netconf.device import DeviceConfig
 from controller.netconf.tree import Node, Path, Step, Tree
 
+T = TypeVar("T")
 Json = Mapping[str, Any]
 DEVICE = "device/"
 BEFORE = "before/"
@@ -38,6 +39,18 @@ class OpenChange:
     def token(self) -> str:
         """The name of the change on devices."""
         return f"odyssey-{self.id}"
+
+    def without(self, switches: Container[str]) -> OpenChange:
+        """The change of the other switches."""
+
+        def rest(whole: Mapping[str, T]) -> dict[str, T]:
+            return {switch: part for switch, part in whole.items() if switch not in switches}
+
+        return OpenChange(self.id, self.seq, rest(self.documents), rest(self.targets), rest(self.before))
+
+    def meets(self, other: OpenChange) -> bool:
+        """Tell whether both are of one switch."""
+        return not self.documents.keys().isdisjoint(other.documents)
 
     @classmethod
     def of(cls, tx_id: str, seq: int, operation: Json, decided: Mapping[str, Json]) -> OpenChange:

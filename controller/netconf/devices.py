@@ -41,6 +41,10 @@ class Device:
         self.name = name
         self.problem: str | None = None
         """Why the last piece of work failed; None if it did not."""
+        self.reachable: bool | None = None
+        """Whether the last piece of work had a session to its end; None: there was none yet."""
+        self.capabilities: tuple[str, ...] = ()
+        """What the device told that it can, when a session last began."""
         self._connect = connect
         self._tuning = tuning
         self._reconnect = reconnect
@@ -76,12 +80,12 @@ class Device:
             result = work(self._opened(config))
         except SessionLostError as error:
             self._close()
-            self.problem = str(error)
+            self.problem, self.reachable = str(error), False
             raise
         except Exception as error:
-            self.problem = str(error)
+            self.problem, self.reachable = str(error), self.connected
             raise
-        self.problem = None
+        self.problem, self.reachable = None, True
         return result
 
     def _opened(self, config: DeviceConfig) -> DeviceDriver:
@@ -99,6 +103,7 @@ class Device:
                     raise
                 time.sleep(wait)
                 wait *= 2
+        self.capabilities = session.known()
         self._driver = DRIVERS[config.profile](session, self._tuning)
         self._by = config.management
         return self._driver

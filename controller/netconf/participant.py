@@ -27,10 +27,10 @@ from controller.netconf.device import DeviceConfig
 from controller.netconf.devices import DRIVERS, Device, Reconnect
 from controller.netconf.driver import DeviceDriver, Staged, Tuning, problem
 from controller.netconf.keeper import Keeper
+from controller.netconf.questions import Questions
 from controller.netconf.session import NetconfError
 from controller.netconf.ssh import Connect
 from rdmp.participant import Effect, Participant, Refused, Transaction
-from rdmp.rpc import RpcError
 
 T = TypeVar("T")
 Publish = Callable[[str, Json], None]
@@ -55,12 +55,15 @@ class NetconfParticipant(Participant):
         self.open: dict[str, OpenChange] = {}
         self.keeper = Keeper(self, publish)
         self.backups = backups
+        self._questions = Questions(self)
         self._connect = connect
         self._tuning = tuning or Tuning()
         self._reconnect = reconnect or Reconnect()
         self._devices: dict[str, Device] = {}
         self._unsaved: set[str] = set()
-        self._committing: set[str] = set()
+        self._committing: dict[str, asyncio.Event] = {}  # set when the attempt has ended
+        self._unfinished: dict[str, str] = {}  # decided changes, with the reason for which they are not carried out
+        self._seqs: dict[str, int] = {}  # of the transaction that configured each switch last
         self._revision = 0
 
     def device(self, switch: str) -> Device:
@@ -70,8 +73,8 @@ class NetconfParticipant(Participant):
         return self._devices[switch]
 
     def busy(self, switch: str) -> str | None:
-        """The open transaction that configures a switch."""
-        return next((tx for tx, change in self.open.items() if switch in change.documents), None)
+        """The open transaction that configures a switch; threads of switches ask too, hence the copy."""
+        return next((tx for tx, change in list(self.open.items()) if switch in change.documents), None)
 
     async def close(self) -> None:
         """End all sessions."""
@@ -87,6 +90,9 @@ class NetconfParticipant(Participant):
         if reasons := [*self._held_by_others(change), *_refusals(change)]:
             raise Refused("; ".join(reasons))
         self.open[tx.id] = change
+        if older := [self._committing[tx] for tx in self._older(change) if tx in self._committing]:
+            await asyncio.gather(*(attempt.wait() for attempt in older))
+            self.open[tx.id] = change = OpenChange.of(tx.id, tx.seq, tx.operation, self.decided)
         results = await self._each(change, self._staged)
         if failed := _failures(results):
             raise Refused("; ".join(f"{switch}: {error}" for switch, error in failed.items()))
@@ -97,26 +103,54 @@ class NetconfParticipant(Participant):
         return Effect(detail={"switches": counts}, state={before_key(tx.id): kept})
 
     def _held_by_others(self, change: OpenChange) -> list[str]:
-        found = {switch: self.busy(switch) for switch in change.documents}
-        return [f"{switch} is held by the open transaction {tx}" for switch, tx in found.items() if tx]
+        yielding = self._older(change)
+        return [
+            f"{switch} is held by the open transaction {other.id}"
+            for switch in change.documents
+            for other in self.open.values()
+            if switch in other.documents and other.id not in yielding
+        ]
+
+    def _older(self, change: OpenChange) -> list[str]:
+        """Changes of the same switches that are decided and cannot be carried out.
+
+        Their switches are reserved until they are finished, so whoever begins another one has given them up
+        (``Hub.give_up``).  A wish is the whole configuration, so the newer one takes their place.
+        """
+        others = (self.open[tx] for tx in self._unfinished)
+        return [other.id for other in others if other.seq < change.seq and other.meets(change)]
+
+    def _newer(self, change: OpenChange) -> str | None:
+        """The open transaction that takes the place of a change."""
+        return next((tx for tx, other in self.open.items() if other.seq > change.seq and other.meets(change)), None)
+
+    def _rest(self, change: OpenChange) -> OpenChange:
+        """A change without the switches that a newer one has configured."""
+        return change.without({switch for switch in change.documents if self._seqs.get(switch, 0) > change.seq})
 
     def _staged(self, switch: str, driver: DeviceDriver, target: Target) -> Staged:
         staged = driver.stage(target)
         if staged.change:
-            try:
-                self.backups.keep(switch, driver.backup())
-            except OSError as error:
-                raise NetconfError(f"its configuration cannot be backed up: {error}") from error
+            self.backups.keep(switch, driver.backup())
         return staged
 
     async def commit(self, tx: Transaction, stage: str) -> Effect:
         change = self.open.get(tx.id) or OpenChange.of(tx.id, tx.seq, tx.operation, self.decided)
         self.open[tx.id] = change
-        self._committing.add(tx.id)
+        if newer := self._newer(change):
+            raise CommitError(f"the open transaction {newer} takes its place")
+        self._committing[tx.id] = asyncio.Event()
         try:
-            return await self._carry_out(change)
+            effect = await self._carry_out(self._rest(change))
+        except CommitError as error:
+            self._unfinished[tx.id] = str(error)
+            self.keeper.unfinished(tx.id, str(error))
+            raise
         finally:
-            self._committing.discard(tx.id)
+            self._committing.pop(tx.id).set()
+        self._unfinished.pop(tx.id, None)
+        self.keeper.unfinished(tx.id, None)
+        return effect
 
     async def _carry_out(self, change: OpenChange) -> Effect:
         await self._hold(change, lambda: True)
@@ -135,7 +169,11 @@ class NetconfParticipant(Participant):
 
     async def hold(self, change: OpenChange) -> None:
         """Stage again what a lost session lost, for a change that waits for its decision; raises CommitError."""
-        await self._hold(change, lambda: change.id in self.open and change.id not in self._committing)
+
+        def wanted() -> bool:
+            return change.id in self.open and change.id not in self._committing and self._newer(change) is None
+
+        await self._hold(self._rest(change), wanted)
 
     async def _hold(self, change: OpenChange, wanted: Callable[[], bool]) -> None:
         """Let all switches hold a change, as long as that is ``wanted``, before any is changed."""
@@ -162,11 +200,13 @@ class NetconfParticipant(Participant):
                 self.decided.pop(switch, None)
             else:
                 self.decided[switch] = document
+            self._seqs[switch] = change.seq
             self.keeper.resume(switch)
         self._revision = max(self._revision, change.seq)
         del self.open[change.id]
         documents = {f"{DEVICE}{switch}": document for switch, document in change.documents.items()}
-        return {**documents, REVISION: {"seq": self._revision}, before_key(change.id): None}
+        revision = {"seq": self._revision, "switches": dict(self._seqs)}
+        return {**documents, REVISION: revision, before_key(change.id): None}
 
     async def abort(self, tx: Transaction) -> Effect:
         change = self.open.pop(tx.id, None)
@@ -177,13 +217,15 @@ class NetconfParticipant(Participant):
 
     async def restore(self, state: Mapping[str, Json], in_doubt: Sequence[Transaction]) -> None:
         self.decided = decided(state)
-        self._revision = state.get(REVISION, {}).get("seq", 0)
+        revision = state.get(REVISION, {})
+        self._revision, self._seqs = revision.get("seq", 0), dict(revision.get("switches", {}))
         for tx in in_doubt:
             before = state.get(before_key(tx.id), {})
             trees = {switch: tree_from_json(items) for switch, items in before.items()}
             change = replace(OpenChange.of(tx.id, tx.seq, tx.operation, self.decided), before=trees)
             self.open[tx.id] = change
             if tx.stage is not None:
+                self._unfinished[tx.id] = "the process ended before it was carried out"
                 self._unsaved |= change.targets.keys()
         self.restored.set()
 
@@ -196,31 +238,24 @@ class NetconfParticipant(Participant):
         return {"open": True, "switches": {switch: self.device(switch).held for switch in change.targets}}
 
     async def observe(self) -> Json:
-        switches = {
-            switch: {"connected": self.device(switch).connected, "problem": self.device(switch).problem,
-                     "drift": self.keeper.drift.get(switch, []), "transaction": self.busy(switch)}
-            for switch in self.decided
+        known = self.decided.keys() | {switch for change in self.open.values() for switch in change.targets}
+        return {
+            "revision": self._revision, "open": sorted(self.open),
+            "switches": {switch: self._observed(switch) for switch in sorted(known)},
         }  # fmt: skip
-        return {"revision": self._revision, "switches": switches, "open": sorted(self.open)}
+
+    def _observed(self, switch: str) -> Json:
+        device, tx = self.device(switch), self.busy(switch)
+        return {
+            "connected": device.connected, "reachable": device.reachable,
+            "problem": self._unfinished.get(tx or "") or device.problem,
+            "capabilities": list(device.capabilities), "verified": self.keeper.verified.get(switch),
+            "drift": self.keeper.drift.get(switch, []), "restored": self.backups.restored.get(switch),
+            "transaction": tx, "held": device.held,
+        }  # fmt: skip
 
     async def call(self, method: str, params: Json, progress: Callable[[Json], Awaitable[None]]) -> Json:
-        if method == "devices":
-            return await self.observe()
-        if method not in ("diff", "backups", "restore"):
-            raise RpcError("unknown_method", f"no method {method!r}; there are devices, diff, backups, restore")
-        switch = params.get("switch")
-        if not isinstance(switch, str) or switch not in self.decided:
-            known = ", ".join(sorted(self.decided)) or "none"
-            raise RpcError("not_found", f"{switch!r} is not configured by NETCONF; switches that are: {known}")
-        try:
-            match method:
-                case "diff":
-                    return {"switch": switch, "changes": await self.keeper.look(switch)}
-                case "backups":
-                    return {"switch": switch, "backups": self.backups.names(switch)}
-            return {"switch": switch, "changes": await self.keeper.restore(switch, str(params.get("backup", "")))}
-        except NetconfError as error:
-            raise RpcError("not_found" if error.tag == "not-found" else "failed", str(error)) from error
+        return await self._questions.answer(method, params, progress)
 
     async def _each(
         self,

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from controller.netconf.tree import Element
 
 RUNNING, CANDIDATE, STARTUP = "running", "candidate", "startup"
+CAPABILITY = "urn:ietf:params:netconf:capability:"
 
 
 class NetconfError(Exception):
@@ -85,5 +86,10 @@ class Session(ABC):
 
     def can(self, name: str) -> bool:
         """Tell whether the device has a capability, by a short name such as ``:candidate`` or ``:validate:1.1``."""
-        full = f"urn:ietf:params:netconf:capability{name}"
+        full = f"{CAPABILITY}{name.removeprefix(':')}"
         return any(one == full or one.startswith((f"{full}:", f"{full}?")) for one in self.capabilities)
+
+    def known(self) -> tuple[str, ...]:
+        """The device's capabilities by short names, such as ``candidate:1.0``; its data models are left out."""
+        names = (one.removeprefix(CAPABILITY) for one in self.capabilities if one.startswith(CAPABILITY))
+        return tuple(sorted({name.partition("?")[0] for name in names}))

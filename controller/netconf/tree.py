@@ -50,16 +50,40 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """One leaf or list entry that differs, for people.
+
+    ``op`` is ``+`` (missing on the device), ``~`` (other than it shall be) or ``-`` (shall not be there); ``has`` is
+    what the device holds and ``shall`` what it shall hold, None for nothing and for a whole entry.
+    """
+
+    op: str
+    path: str
+    has: str | None = None
+    shall: str | None = None
+
+    def __str__(self) -> str:
+        value = {"+": self.shall, "-": self.has}.get(self.op, f"{self.has} -> {self.shall}")
+        return f"{self.op} {self.path}" if value is None else f"{self.op} {self.path} = {value}"
+
+    def to_json(self) -> dict[str, str | None]:
+        """The change as JSON."""
+        return {"op": self.op, "path": self.path, "has": self.has, "shall": self.shall}
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """What has to be done to a device: leaves to set and to clear, list entries to remove.
 
-    A path in ``replace`` is a container that is sent whole in place of what is there.
+    A path in ``replace`` is a container that is sent whole in place of what is there.  ``was`` is what the device holds
+    at the paths where leaves change; it is for people.
     """
 
     set: Mapping[Path, Node] = field(default_factory=dict)
     clear: Mapping[Path, frozenset[str]] = field(default_factory=dict)
     remove: frozenset[Path] = frozenset()
     replace: frozenset[Path] = frozenset()
+    was: Mapping[Path, Node] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.set or self.clear or self.remove)
@@ -70,13 +94,41 @@ class Difference:
         yield from self.clear
         yield from self.remove
 
+    def changes(self) -> list[Change]:
+        """The difference for people, one for each leaf or entry: what is set, then what is cleared and removed."""
+        found: list[Change] = []
+        for path, node in self.set.items():
+            old = self.was.get(path, {})
+            found += _set(path, node, old, whole=path in self.replace)
+        for path, tags in self.clear.items():
+            found += [_cleared(path, tag, self.was.get(path, {})) for tag in sorted(tags)]
+        return found + [Change("-", text(path)) for path in sorted(self.remove)]
+
     def lines(self) -> list[str]:
-        """The difference for people, one line for each leaf or entry."""
-        found = [f"+ {text(path)}/{local(tag)} = {_shown(value)}" for path, node in self.set.items()
-                 for tag, value in node.items()]  # fmt: skip
-        found += [f"+ {text(path)}" for path, node in self.set.items() if not node]
-        found += [f"- {text(path)}/{local(tag)}" for path, tags in self.clear.items() for tag in sorted(tags)]
-        return found + [f"- {text(path)}" for path in sorted(self.remove)]
+        """The same as texts."""
+        return list(map(str, self.changes()))
+
+
+def _set(path: Path, node: Node, old: Node, *, whole: bool) -> Iterator[Change]:
+    """What setting leaves changes; of a container that is sent whole also what goes with it."""
+    if not node and not old:
+        yield Change("+", text(path))
+    for tag, value in node.items():
+        has, shall = old.get(tag), _shown(value)
+        if has is None:
+            yield Change("+", _leaf(path, tag), None, shall)
+        elif has != value:
+            yield Change("~", _leaf(path, tag), _shown(has), shall)
+    if whole:
+        yield from (_cleared(path, tag, old) for tag in sorted(old.keys() - node.keys()))
+
+
+def _cleared(path: Path, tag: str, old: Node) -> Change:
+    return Change("-", _leaf(path, tag), _shown(old[tag]) if tag in old else None)
+
+
+def _leaf(path: Path, tag: str) -> str:
+    return f"{text(path)}/{local(tag)}"
 
 
 def local(tag: str) -> str:
@@ -153,7 +205,8 @@ def difference(
         extra = frozenset(node.keys() - want.get(path, {}).keys())
         if extra and path not in replace and path not in gone and not _below(path, gone):
             clear[path] = extra
-    return Difference(changed, clear, gone, frozenset(replace))
+    was = {path: have[path] for path in (*changed, *clear) if path in have}
+    return Difference(changed, clear, gone, frozenset(replace), was)
 
 
 def _topmost(paths: Iterable[Path]) -> frozenset[Path]:

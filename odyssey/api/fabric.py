@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from odyssey.api.cabling import Cabling
 from odyssey.api.parameters import text
+from odyssey.api.watching import Progress, watched
 from odyssey.model.naming import CONTROLLER
 from odyssey.orchestrator.questions import Questions
 from rdmp.hub import Hub
 
 Params = Mapping[str, Any]
 Answer = Mapping[str, Any]
-Progress = Callable[[Params], Awaitable[None]]
 
 #: States of a cable that an operator must look at.
 CABLE_FAULTS = frozenset({"wrong", "narrow", "unexpected"})
@@ -76,19 +74,9 @@ class FabricQueries:
     async def probe(self, progress: Progress, params: Params) -> Answer:
         """What `switch` really does, tried on it."""
         text(params, "switch")
-        told: asyncio.Queue[Params] = asyncio.Queue()
-
-        async def forward() -> None:
-            while True:
-                await progress(await told.get())
-
-        forwarding = asyncio.create_task(forward(), name="progress of a probe")
-        try:
-            return await self._questions.ask(CONTROLLER, "probe", params, PROBE_SECONDS, told.put_nowait)
-        finally:
-            forwarding.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await forwarding
+        return await watched(
+            progress, lambda told: self._questions.ask(CONTROLLER, "probe", params, PROBE_SECONDS, told)
+        )
 
     async def _ask(self, method: str, params: Params) -> Answer:
         return await self._questions.ask(CONTROLLER, method, params, READ_SECONDS)

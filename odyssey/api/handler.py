@@ -12,6 +12,7 @@ from typing import Any
 import schemas
 from odyssey.api.bus import Bus, Method
 from odyssey.api.fabric import FabricQueries
+from odyssey.api.netconf import NetconfQueries
 from odyssey.api.parameters import text
 from odyssey.api.queries import Queries
 from odyssey.api.roles import Forbidden, Permission, Role, authorise
@@ -85,8 +86,8 @@ class Api(RpcHandler):
         self._watched: dict[str, _Watched] = {}
 
     def open(
-        self, service: Service, queries: Queries, fabric: FabricQueries, bus: Bus, tokens: JoinTokens | None,
-        enrol: str | None,
+        self, service: Service, queries: Queries, fabric: FabricQueries, netconf: NetconfQueries, bus: Bus,
+        tokens: JoinTokens | None, enrol: str | None,
     ) -> None:  # fmt: skip
         """Begin to answer; `enrol` is the address (`HOST:PORT`) at which tokens are accepted."""
         self._service = service
@@ -118,8 +119,13 @@ class Api(RpcHandler):
             "fabric.capacity": fabric.capacity,
             "fabric.counters": fabric.counters,
             "switch.ports": fabric.ports,
+            "netconf.list": netconf.list,
+            "netconf.diff": netconf.diff,
+            "netconf.backups": netconf.backups,
         }
-        self._watched = {"switch.probe": fabric.probe}
+        self._watched = {
+            "switch.probe": fabric.probe, "netconf.restore": netconf.restore, "netconf.mend": netconf.mend,
+        }  # fmt: skip
 
     def may_publish(self, peer: Identity, topic: str) -> bool:
         return allowed(peer, Permission(f"publish:{topic}"), self._roles)

@@ -97,7 +97,7 @@ class Forbidden(Exception):
 _PARTICIPANT = ("participant:*", "publish:participant.*")
 READING = (
     "status", "*.list", "*.show", "*.get", "*.logs", "fabric.*", "switch.flows", "switch.ports", "switch.cabling",
-    "subscribe:*",
+    "netconf.diff", "netconf.backups", "subscribe:*",
 )  # fmt: skip
 """What only looks: `@reading` in the services of a role document stands for it. A probe of a switch is not among it."""
 _READING_WORD = "@reading"

@@ -35,7 +35,7 @@ RECONNECT_LONGEST = 3.0
 DEFAULT_RECONNECT = 60.0
 """Seconds for which a lost connection is looked for again before odysseyctl gives up."""
 
-_UNSURE = frozenset({"internal", "timeout"})
+_UNSURE = frozenset({"failed", "internal", "timeout"})
 """Codes of errors after which it is not sure that nothing was done."""
 
 

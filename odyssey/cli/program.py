@@ -17,6 +17,7 @@ from odyssey.cli.commands.fabric import fabric
 from odyssey.cli.commands.host import host
 from odyssey.cli.commands.inventory import inventory
 from odyssey.cli.commands.lab import lab
+from odyssey.cli.commands.netconf import netconf
 from odyssey.cli.commands.network import network
 from odyssey.cli.commands.node import node
 from odyssey.cli.commands.path import path
@@ -77,7 +78,8 @@ def program(context: click.Context, socket: str | None, server: str | None, pki:
 
 
 for _command in (
-    platform, network, node, host, inventory, switch, fabric, path, events, tx, call, bus, status, lab, ca, completion,
+    platform, network, node, host, inventory, switch, netconf, fabric, path, events, tx, call, bus, status, lab, ca,
+    completion,
 ):  # fmt: skip
     program.add_command(_command)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from odyssey.model.naming import CONTROLLER
+from odyssey.model.naming import CONTROLLER, NETCONF
 from odyssey.model.snapshot import Snapshot
 from rdmp.records import TxRecord
 
@@ -140,9 +140,14 @@ class StateView:
         )
 
     def participants(self) -> frozenset[str]:
-        """Everybody who takes part in this cluster: the controller and the agent of each host of the inventory."""
+        """Everybody who takes part in this cluster: the controller, the agent of each host of the inventory, and
+        odyssey-netconf if it configures a switch.
+        """
         inventory = self.documents.get("inventory")
-        return frozenset({CONTROLLER, *inventory["hosts"]}) if inventory else frozenset()
+        if not inventory:
+            return frozenset()
+        managed = any("management" in switch for switch in inventory["fabric"]["switches"].values())
+        return frozenset({CONTROLLER, *inventory["hosts"], *([NETCONF] if managed else [])})
 
     def snapshot(
         self,

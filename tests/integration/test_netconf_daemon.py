@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import stat
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -20,52 +18,12 @@ from rdmp.events import MemoryEventLog
 from rdmp.hub import Hub
 from rdmp.records import TxProgress, TxRecord
 from tests.integration.controller_support import Pki
+from tests.integration.netconf_process import Daemon
 from tests.integration.netconf_support import NetconfServer, StartServer
 from tests.integration.rdmp_support import FAST, Echo
 from tests.netconf import samples
 
 pytest_plugins = ["tests.integration.netconf_fixtures"]
-
-
-class Daemon:
-    """The daemon as a process of its own."""
-
-    def __init__(self, folder: Path, pki: Pki, rdmp_port: int, role: str = "netconf") -> None:
-        self.folder = folder
-        self.process: asyncio.subprocess.Process | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        files = pki.issue(role, role)
-        for source, name in ((files.cert, "cert.pem"), (files.key, "key.pem"), (files.ca, "ca.pem")):
-            (folder / name).write_bytes(source.read_bytes())
-        (folder / "key.pem").chmod(0o600)
-        table = {
-            "orchestrators": [f"tls:127.0.0.1:{rdmp_port}"],
-            "state_dir": str(folder / "state"),
-            "pki_dir": str(folder),
-            "hold_seconds": 0.1,
-            "verify_seconds": 1.0,
-            "connect_attempts": 1,
-            "lock_attempts": 1,
-        }
-        lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-        (folder / "netconf.toml").write_text("\n".join(["[netconf]", *lines, "[rdmp]", "reconnect_max = 0.3", ""]))
-
-    async def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "controller.netconf.daemon", "--config", str(self.folder / "netconf.toml")),
-                stdout=log, stderr=log,
-            )  # fmt: skip
-
-    async def end(self, number: signal.Signals) -> int:
-        assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        async with asyncio.timeout(20):
-            return await self.process.wait()
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
 
 
 class Site:
@@ -115,7 +73,7 @@ async def site(start_server: StartServer, tmp_path: Path) -> AsyncIterator[Site]
     await hub.recover()
     port = await hub.serve_tls("127.0.0.1", 0, files.server_context())
     servers = {"sw1": start_server("nexus9000"), "sw2": start_server("alliedtelesis")}
-    daemon = Daemon(tmp_path / "daemon", pki, port)
+    daemon = Daemon(tmp_path / "daemon", pki.issue("netconf", "netconf"), port)
     made = Site(hub, daemon, servers, events)
     try:
         await daemon.start()
@@ -206,7 +164,7 @@ async def test_what_somebody_changes_by_hand_is_told_and_mended(site: Site) -> N
 
 async def test_a_certificate_of_another_role_does_not_start_it(site: Site, tmp_path: Path) -> None:
     pki = Pki(tmp_path / "other-pki")
-    daemon = Daemon(tmp_path / "other", pki, 1, role="controller")
+    daemon = Daemon(tmp_path / "other", pki.issue("controller", "controller"), 1)
     await daemon.start()
     assert daemon.process is not None
     async with asyncio.timeout(20):

@@ -18,6 +18,7 @@ from controller.netconf.datamodel import Target
 from controller.netconf.device import DeviceConfig
 from controller.netconf.devices import DRIVERS, Reconnect
 from controller.netconf.driver import Tuning
+from controller.netconf.keeper import STEPS
 from controller.netconf.participant import NetconfParticipant
 from controller.netconf.session import RUNNING, NetconfError, SessionLostError
 from controller.netconf.tree import canonical
@@ -29,6 +30,10 @@ from tests.netconf import samples
 pytest_plugins = ["tests.integration.netconf_fixtures"]
 
 TUNING = Tuning(confirm_seconds=30, lock_attempts=2, lock_wait_seconds=0.1)
+HAND_MADE = (
+    '<System xmlns="http://cisco.com/ns/yang/cisco-nx-os-device"><bd-items><bd-items><BD-list>'
+    "<fabEncap>vlan-120</fabEncap><name>by-hand</name></BD-list></bd-items></bd-items></System>"
+)
 Documents = dict[str, dict[str, Any] | None]
 
 
@@ -290,6 +295,54 @@ async def test_what_two_transactions_want_of_one_switch_is_refused(world: World)
         await world.prepare(transaction("t2", {"device/sw1": world.wish()["device/sw1"]}))
 
 
+async def test_a_newer_wish_takes_the_place_of_a_decided_one_that_cannot_be_carried_out(world: World) -> None:
+    """Its switches are reserved until it is given up, so whoever begins a newer one has given it up."""
+    wish = world.wish()
+    assert wish["device/sw2"] is not None
+    wish["device/sw2"]["owned"]["ports"].append("Port_9")  # this device says only when it is edited that it has none
+    wish["device/sw2"]["ports"]["Port_9"] = {"description": "odyssey host h9 eth0", "trunk": [110]}
+    stuck = transaction("t1", wish)
+    await world.prepare(stuck)
+    newer = {"device/sw2": world.wish()["device/sw2"]}
+    with pytest.raises(Refused, match="sw2 is held by the open transaction t1"):
+        await world.prepare(transaction("t2", newer))
+    with pytest.raises(CommitError, match=r"sw2: .*Port_9"):
+        await world.commit(stuck)
+    observed = (await world.participant.observe())["switches"]
+    assert observed["sw2"]["transaction"] == "t1" and "Port_9" in observed["sw2"]["problem"]
+    assert ("netconf.unfinished", "t1") in [(topic, data.get("tx")) for topic, data in world.events]
+    with pytest.raises(Refused, match="held by the open transaction t1"):
+        await world.prepare(transaction("t0", newer))
+
+    fixed = transaction("t3", newer)
+    await world.prepare(fixed)
+    with pytest.raises(CommitError, match="the open transaction t3 takes its place"):
+        await world.commit(stuck)
+    await world.abort(fixed)
+    with pytest.raises(CommitError, match=r"sw2: .*Port_9"):
+        await world.commit(stuck)
+    fixed = transaction("t4", newer)
+    await world.carry_out(fixed)
+    assert await world.holds(samples.SHOP, "sw2") and await world.holds(None, "sw1")
+    restarted = transaction("t1", wish, "admit")
+    await world.restart(restarted)
+    await world.commit(restarted)
+    assert await world.holds(samples.SHOP)
+    assert (await world.participant.observe())["open"] == []
+
+
+async def test_a_switch_that_died_after_the_vote_can_leave(world: World) -> None:
+    tx = transaction("t1", world.wish())
+    await world.prepare(tx)
+    world.servers["sw2"].stop()
+    with pytest.raises(CommitError, match="sw2: cannot connect"):
+        await world.commit(tx)
+    await world.carry_out(transaction("t2", {"device/sw2": None}))
+    await world.commit(tx)
+    assert await world.holds(samples.SHOP, "sw1")
+    assert set(world.journal) == {"device/sw1", "revision"}
+
+
 async def test_what_a_device_cannot_or_may_not_do_is_refused_before_anything_is_asked(world: World) -> None:
     wish = world.wish()
     assert wish["device/sw1"] is not None and wish["device/sw2"] is not None
@@ -330,15 +383,86 @@ async def test_a_backup_is_restored_on_demand_and_stays_until_the_next_transacti
     await world.carry_out(transaction("t2", world.wish()))
     answer = await call(world, "backups", {"switch": "sw2"})
     assert len(answer["backups"]) == 2
-    answer = await call(world, "restore", {"switch": "sw2", "backup": answer["backups"][1]})
-    assert any("vlan[120]" in line for line in answer["changes"])
+    first, second = answer["backups"]
+    assert first["first"] and not second["first"] and second["bytes"] > 0
+    asked = {"switch": "sw2", "backup": second["name"]}
+    preview = await call(world, "diff", asked)
+    steps: list[Json] = []
+    answer = await call(world, "restore", asked, steps)
+    assert answer["changes"] == preview["changes"] and answer["restored"] == second["name"]
+    assert any(change["op"] == "-" and "vlan[120]" in change["path"] for change in answer["changes"])
+    assert [step["text"] for step in steps] == [*STEPS] and {step["of"] for step in steps} == {len(STEPS)}
     assert await world.holds(samples.WEB, "sw2") and await world.holds(samples.SHOP, "sw1")
     await world.participant.keeper.verify(mend=True)
     assert await world.holds(samples.WEB, "sw2")
     assert (await call(world, "diff", {"switch": "sw2"}))["changes"]
+    await world.restart()
+    await world.participant.keeper.verify(mend=True)
+    assert await world.holds(samples.WEB, "sw2"), "it is left so over a restart too"
     await world.carry_out(transaction("t3", world.wish()))
     assert await world.holds(samples.SHOP)
-    assert [topic for topic, _ in world.events] == ["netconf.restored", "netconf.drift"]
+    assert [topic for topic, _ in world.events] == ["netconf.restored", "netconf.drift", "netconf.drift"]
+    assert (await world.participant.observe())["switches"]["sw2"]["restored"] is None
+
+
+async def test_a_restored_switch_is_mended_on_demand_and_kept_so_again(world: World) -> None:
+    await world.carry_out(transaction("t1", world.wish(samples.WEB)))
+    await world.carry_out(transaction("t2", world.wish()))
+    listed = (await call(world, "backups", {"switch": "sw1"}))["backups"]
+    await call(world, "restore", {"switch": "sw1", "backup": listed[1]["name"]}, [])
+    assert await world.holds(samples.WEB, "sw1")
+    assert (await world.participant.observe())["switches"]["sw1"]["drift"]
+    answer = await call(world, "mend", {"switch": "sw1"}, [])
+    assert answer["saved"] is True and answer["changes"]
+    assert await world.holds(samples.SHOP)
+    assert world.participant.backups.restored == {}
+    newest = (await call(world, "backups", {"switch": "sw1"}))["backups"][-2]["name"]
+    again = await call(world, "restore", {"switch": "sw1", "backup": newest}, [])
+    assert again["changes"] == [] and again["restored"] is None, "that one holds what was decided"
+
+
+async def test_a_restore_that_fails_is_reverted_and_leaves_no_lock_and_no_mark(world: World) -> None:
+    await world.carry_out(transaction("t1", world.wish(samples.WEB)))
+    await world.carry_out(transaction("t2", world.wish()))
+    name = (await call(world, "backups", {"switch": "sw1"}))["backups"][1]["name"]
+    world.board.to(world.servers["sw1"]).lies = {"edit_config"}
+    with pytest.raises(RpcError, match="sw1: the device said ok and did not do it") as told:
+        await call(world, "restore", {"switch": "sw1", "backup": name}, [])
+    assert told.value.code == "failed"
+    assert await world.holds(samples.SHOP) and world.participant.backups.restored == {}
+    session = world.servers["sw1"].session()
+    session.lock(RUNNING)
+    session.lock("candidate")
+    session.close()
+
+
+async def test_a_backup_that_cannot_be_written_changes_nothing_and_holds_nothing(world: World) -> None:
+    await world.carry_out(transaction("t1", world.wish()))
+    folder = world.folder / "backups/sw1"
+    kept = folder.rename(folder.with_name("elsewhere"))
+    folder.write_text("in the way")
+    world.servers["sw1"].seed(HAND_MADE)
+    await world.participant.keeper.verify(mend=True)
+    assert world.events[-1][0] == "netconf.failed" and "cannot be backed up" in world.events[-1][1]["reason"]
+    session = world.servers["sw1"].session()
+    session.lock("candidate")
+    session.close()
+    folder.unlink()
+    kept.rename(folder)
+    await world.participant.keeper.verify(mend=True)
+    assert await world.holds(samples.SHOP)
+
+
+async def test_a_switch_that_a_vote_holds_is_not_restored(world: World) -> None:
+    await world.carry_out(transaction("t1", world.wish(samples.WEB)))
+    await world.prepare(transaction("t2", world.wish()))
+    observed = (await world.participant.observe())["switches"]["sw1"]
+    assert observed["transaction"] == "t2" and observed["held"] is True
+    name = (await call(world, "backups", {"switch": "sw1"}))["backups"][0]["name"]
+    with pytest.raises(RpcError, match="held by the open transaction t2") as told:
+        await call(world, "restore", {"switch": "sw1", "backup": name}, [])
+    assert told.value.code == "busy"
+    await world.abort(transaction("t2", world.wish()))
 
 
 async def test_questions_that_cannot_be_answered_say_why(world: World) -> None:
@@ -350,7 +474,9 @@ async def test_questions_that_cannot_be_answered_say_why(world: World) -> None:
     ):
         with pytest.raises(RpcError, match=reason):
             await call(world, method, params)
-    assert (await call(world, "devices", {}))["switches"]["sw1"]["connected"] is True
+    sw1 = (await call(world, "devices", {}))["switches"]["sw1"]
+    assert sw1["connected"] and sw1["reachable"] and sw1["problem"] is None and sw1["verified"]
+    assert {"candidate:1.0", "confirmed-commit:1.1", "startup:1.0"} <= set(sw1["capabilities"])
 
 
 async def test_drift_is_told_once_and_mended(world: World) -> None:
@@ -378,7 +504,7 @@ async def test_a_switch_that_is_away_is_told_once(world: World) -> None:
     await world.participant.keeper.verify(mend=True)
     assert [(topic, data["switch"]) for topic, data in world.events] == [("netconf.failed", "sw1")]
     observed = (await world.participant.observe())["switches"]["sw1"]
-    assert observed["connected"] is False and "cannot connect" in observed["problem"]
+    assert observed["connected"] is observed["reachable"] is False and "cannot connect" in observed["problem"]
 
 
 async def test_what_a_vote_holds_is_held_again_after_a_lost_session(world: World) -> None:
@@ -435,9 +561,10 @@ async def test_a_prepare_that_is_cancelled_leaves_no_lock(world: World) -> None:
     session.close()
 
 
-async def call(world: World, method: str, params: Json) -> Json:
+async def call(world: World, method: str, params: Json, steps: list[Json] | None = None) -> Json:
     async def progress(data: Json) -> None:
-        raise AssertionError(data)
+        assert steps is not None, data
+        steps.append(data)
 
     return await world.participant.call(method, params, progress)
 

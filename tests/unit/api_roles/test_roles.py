@@ -143,8 +143,10 @@ def test_reading_is_everything_that_only_looks_and_no_probe() -> None:
     document = {"subjects": ["publisher/grafana"], "allow": [{"services": ["@reading"]}]}
     roles = roles_from_documents({"watcher": document})
     grafana = Who("publisher", "grafana")
-    for service in ("fabric.path", "fabric.counters", "switch.ports", "switch.flows", "node.list", "status"):
+    for service in ("fabric.path", "fabric.counters", "switch.ports", "switch.flows", "node.list", "status",
+                    "netconf.list", "netconf.diff", "netconf.backups"):  # fmt: skip
         authorise(grafana, Permission(service), roles)
-    for service in ("switch.probe", "addNode", "token.create", "tx.resolve", "publish:node.died"):
+    for service in ("switch.probe", "addNode", "token.create", "tx.resolve", "publish:node.died",
+                    "netconf.restore", "netconf.mend"):  # fmt: skip
         with pytest.raises(Forbidden):
             authorise(grafana, Permission(service), roles)

@@ -205,6 +205,39 @@ def test_an_edit_says_what_it_removes() -> None:
     assert found.lines()[-1] == "- /System/bd-items/bd-items/BD-list[vlan-120]"
 
 
+@pytest.mark.parametrize(("model", "sample"), CASES, ids=IDS)
+@given(before=st.sets(st.integers(100, 199), max_size=6), after=st.sets(st.integers(100, 199), max_size=6))
+def test_what_people_see_of_a_difference_is_all_of_it_with_both_values(
+    model: DataModel, sample: Any, before: set[int], after: set[int]
+) -> None:
+    one = target(sample({**{number: f"n{number}" for number in before | {110}}, 4000: "transit"}))
+    other = target(sample({**{number: f"m{number}" for number in after | {110}}, 4000: "transit"}))
+    have = model.values(one)
+    changes = model.difference(have, other).changes()
+    assert len({(change.op, change.path) for change in changes}) == len(changes)
+    for change in changes:
+        assert {"+": change.has is None, "-": change.shall is None, "~": change.has != change.shall}[change.op], change
+        assert change.op != "~" or (change.has and change.shall), change
+    names = {change.path: (change.has, change.shall) for change in changes if change.path.endswith("/name")}
+    kept = [(f"n{number}", f"m{number}") for number in (before | {110}) & (after | {110})]
+    assert {pair for pair in names.values() if pair[0] is not None} == set(kept)
+    back = model.difference(model.values(other), one.back_to(have)).changes()
+    turned = {(change.path, change.shall, change.has) for change in back if change.op == "~"}
+    assert turned == {(change.path, change.has, change.shall) for change in changes if change.op == "~"}
+
+
+def test_a_container_that_is_sent_whole_is_shown_by_what_changes_in_it() -> None:
+    have = ALLIED.values(target(samples.allied()))
+    access = samples.allied()
+    access["ports"]["port1.0.1"] = {"description": "odyssey host h1 eth0", "access": 110}
+    where = "/interfaces/interface[port1.0.1]/ethernet/switched-vlan/config"
+    assert sorted(ALLIED.difference(have, target(access)).lines()) == [
+        f"+ {where}/access-vlan = 110",
+        f"- {where}/trunk-vlans = 110,120",
+        f"~ {where}/interface-mode = TRUNK -> ACCESS",
+    ]
+
+
 def test_a_tree_does_not_depend_on_order_and_spaces() -> None:
     one = ElementTree.fromstring(f'<data xmlns="{BASE}"><a> <b>1</b><c/></a></data>')
     other = ElementTree.fromstring(f'<data xmlns="{BASE}"><a><c></c><b> 1 </b>\n</a></data>')

@@ -200,3 +200,13 @@ async def test_who_was_given_up_is_on_record_and_the_decision_stays_known(tmp_pa
     kept = await log.lookup("a")
     assert kept is not None and (kept.state, kept.finished, list(kept.participants)) == ("committed", True, ["h1"])
     await store.close()
+
+
+def test_whoever_configures_switches_takes_part_where_one_is_configured() -> None:
+    view = StateView()
+    assert view.participants() == frozenset()
+    switch = {"profile": "nexus9000"}
+    view.documents["inventory"] = {"hosts": {"h1": {}}, "fabric": {"switches": {"sw1": switch}}}
+    assert view.participants() == {"h1", "controller"}
+    view.documents["inventory"] = {"hosts": {}, "fabric": {"switches": {"sw1": switch, "sw2": {"management": {}}}}}
+    assert view.participants() == {"controller", "netconf"}
