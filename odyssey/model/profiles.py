@@ -37,7 +37,7 @@ PROFILES: Mapping[str, ProfileFacts] = {
         keeps_dark=False, reflects="unknown", needs_tagged=True, ipv6=False, groups=False, one_table=True
     ),
     "alliedtelesis": ProfileFacts(
-        keeps_dark=False, reflects="unknown", needs_tagged=False, ipv6=False, groups=False, one_table=True
+        keeps_dark=False, reflects="unknown", needs_tagged=True, ipv6=True, groups=False, one_table=True
     ),
 }
 """The profiles that the schema ``inventory`` knows. Where a vendor does not say, the cautious value stands."""

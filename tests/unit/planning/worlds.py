@@ -15,6 +15,7 @@ from odyssey.model import Snapshot
 from odyssey.model.apart import not_apart
 from odyssey.model.ipam import address6_of
 from odyssey.model.naming import CONTROLLER
+from odyssey.model.profiles import PROFILES
 from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, QuietStep, Step, plan, resolve
 from odyssey.planning.documents import dependencies
 from odyssey.planning.whole import whole_intent
@@ -33,7 +34,11 @@ EDGE: Json = {
 def inventory(
     hosts: int = 3, *, cpus: float = 8, memory: int = 8192, nodes: int = 50, profile: str = "openvswitch", **more: Any
 ) -> Json:
-    """The lab with any number of hosts; host i has label zone = z<i>. `more` stands in each switch."""
+    """The lab with any number of hosts; host i has label zone = z<i>. `more` stands in each switch.
+
+    Frames are tagged where the switches cannot push VLANs.
+    """
+    tagged = {"tagged": True} if PROFILES[profile].needs_tagged else {}
     switches = {f"sw{n}": {"datapathId": f"{n:016x}", "profile": profile, "maxEntries": 1000, **more} for n in (1, 2)}
     return {
         "cluster": "lab",
@@ -51,8 +56,8 @@ def inventory(
                 "labels": {"zone": f"z{n}"},
                 "capacity": {"cpus": cpus, "memoryMiB": memory, "nodes": nodes},
                 "attachments": [
-                    {"nic": "eth0", "switch": "sw1", "port": n},
-                    {"nic": "eth1", "switch": "sw2", "port": n},
+                    {"nic": "eth0", "switch": "sw1", "port": n, **tagged},
+                    {"nic": "eth1", "switch": "sw2", "port": n, **tagged},
                 ],
             }
             for n in range(1, hosts + 1)
