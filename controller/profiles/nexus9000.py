@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from controller.fabric import Intent
 from controller.profiles.base import Capabilities
 from controller.profiles.single_table import SingleTableProfile
 
@@ -10,6 +11,8 @@ from controller.profiles.single_table import SingleTableProfile
 MOST_ENTRIES = 3000
 #: ``Max Flow Batch Size: 300``
 BATCH = 300
+#: NX-OS keeps 128 VLANs for itself; ``system vlan N reserve`` moves the block (``docs/netconf.md``, "Limits").
+RESERVED_VLANS = range(3968, 4096)
 
 
 class Nexus9000Profile(SingleTableProfile):
@@ -39,3 +42,15 @@ class Nexus9000Profile(SingleTableProfile):
             icmp_errors=False,
             most_entries=MOST_ENTRIES,
         )
+
+    def notes(self, intent: Intent, switch: str) -> list[str]:
+        inventory = intent.inventory
+        assert inventory is not None
+        vlans = {f"network {network.key}": network.vlan for network in intent.networks.values()}
+        vlans["transitVlan"] = inventory.transit_vlan
+        return super().notes(intent, switch) + [
+            f"{what}: VLAN {vlan} is one that NX-OS keeps for itself ({RESERVED_VLANS[0]} to {RESERVED_VLANS[-1]}); "
+            "choose another one, or move the block with system vlan N reserve"
+            for what, vlan in sorted(vlans.items())
+            if vlan in RESERVED_VLANS
+        ]

@@ -271,6 +271,15 @@ def test_the_operator_is_told_what_entries_cannot_do() -> None:
     assert not any("ICMP" in note for note in PROFILES["alliedtelesis"].notes(intent, "sw1"))
 
 
+def test_the_operator_is_told_of_vlans_that_a_nexus_keeps_for_itself() -> None:
+    intent = samples.compiled(shop()).intent
+    assert PROFILES["nexus9000"].notes(intent, "sw1")[-1] == (
+        "transitVlan: VLAN 4000 is one that NX-OS keeps for itself (3968 to 4095); "
+        "choose another one, or move the block with system vlan N reserve"
+    )
+    assert not any("4000" in note for note in PROFILES["alliedtelesis"].notes(intent, "sw1"))
+
+
 def crowd(nodes: int, hosts: int = 20) -> dict[str, Any]:
     """Return a chain of three tiers with so many nodes in all, on one switch."""
     inventory = samples.inventory(hosts=hosts, switches=1, border=False)
