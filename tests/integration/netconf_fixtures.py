@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.netconf_support import MODELS, NEEDED, PACKAGES, NetconfServer, StartServer
+from tests.integration.netconf_world import World
 
 
 @pytest.fixture(params=MODELS, ids=lambda folder: folder.name)
@@ -27,3 +28,11 @@ def start_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sta
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+async def world(start_server: StartServer, tmp_path: Path) -> AsyncIterator[World]:
+    found = World(start_server("nexus9000"), start_server("alliedtelesis"), tmp_path)
+    await found.participant.restore({}, ())
+    yield found
+    await found.close()
