@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 
 import pytest
+
+# A shell starts what it runs in the background with SIGINT ignored, and children inherit it: then no test of Ctrl-C works.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def skip_reason(report: pytest.TestReport) -> str:

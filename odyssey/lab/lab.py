@@ -80,6 +80,8 @@ class Lab:
             fresh = bootstrap.is_fresh(self.settings)
             bootstrap.prepare(self.settings)
             self._infrastructure(progress, with_controller=True)
+            if fresh:  # an engine that was dead when the last cluster was forgotten still has its containers
+                _together(Engine.clear, self.engines.values())
             with ThreadPoolExecutor(max_workers=1) as beside:
                 loading = beside.submit(self.images, progress=progress) if images else None
                 self._cluster(progress, fresh=fresh)

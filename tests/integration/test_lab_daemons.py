@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from odyssey.lab import Lab, LabError, Settings, bootstrap
+from odyssey.lab.shell import run
 from rdmp.tls import TlsFiles
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -91,4 +93,17 @@ def test_down_forgets_the_cluster_and_keeps_the_logs(lab: Lab) -> None:
     assert lab.daemons.log("odysseyd").stat().st_size > 0
     assert list(lab.settings.directory.glob("*/**/*.pem")) == []
     lab.up(images=False)
+    assert lab.status().up
+
+
+def test_containers_of_a_dead_engine_are_forgotten_too(lab: Lab, tmp_path: Path) -> None:
+    engine = lab.engines["h1"]
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    engine.api.import_rootfs(tmp_path / "empty.tar", "empty:1")
+    run(["docker", "--host", f"unix://{engine.api.path}", "create", "--name", "left-over", "empty:1", "/nothing"])
+    lab.poweroff("h1")
+    lab.down()
+    lab.up(images=False)
+    assert [one["Names"] for one in engine.api.containers() if "/left-over" in one["Names"]] == []
     assert lab.status().up
