@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-# A shell starts what it runs in the background with SIGINT ignored, and children inherit it: then no test of Ctrl-C works.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: then no test of Ctrl-C works.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
