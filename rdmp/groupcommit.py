@@ -10,6 +10,7 @@ for Main Memory Database Systems", SIGMOD 1984.)
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -18,8 +19,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 _BATCH = 512
+_CHECKPOINT = 200  # commits, then the write-ahead log is moved into the file
+_CHECKPOINT_PAGES = 4000  # of the log; that much within so few commits, and SQLite does not wait for us
 _BUSY_SECONDS = 5.0
 _Work = Callable[[sqlite3.Connection], Any]
 
@@ -62,6 +66,8 @@ class GroupCommit:
         self._news = threading.Condition()  # guards _jobs and _closing
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._full = True  # PRAGMA synchronous
+        self._unmoved = 0  # commits since the last checkpoint
         self.syncs = 0
 
     async def open(self) -> None:
@@ -118,6 +124,7 @@ class GroupCommit:
         started(None)
         while batch := self._next_batch():
             self._commit(connection, batch)
+            self._checkpoint(connection)
         connection.close()
 
     def _connect(self) -> sqlite3.Connection:
@@ -126,6 +133,7 @@ class GroupCommit:
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         connection.executescript(self._schema)
         return connection
 
@@ -140,7 +148,9 @@ class GroupCommit:
         durable = any(job.durable for job in batch)
         self.syncs += durable
         try:
-            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            if durable is not self._full:
+                connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._full = durable
             connection.execute("BEGIN IMMEDIATE")
             if not _all(connection, batch):
                 connection.execute("ROLLBACK")
@@ -156,6 +166,16 @@ class GroupCommit:
         # Waking a loop costs a system call: one for the batch, not one for each job.
         for loop in {job.loop for job in batch}:
             loop.call_soon_threadsafe(_settle, [job for job in batch if job.loop is loop])
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Move the write-ahead log into the file now and then, after the answers and not before one as SQLite would."""
+        self._unmoved += 1
+        if self._unmoved >= _CHECKPOINT:
+            self._unmoved = 0
+            try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.OperationalError as error:  # nothing is lost: the log grows until it succeeds
+                _log.warning("%s: its write-ahead log cannot be moved into it: %s", self._path, error)
 
 
 def _settle(jobs: Iterable[_Job]) -> None:

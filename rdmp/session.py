@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+import math
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
@@ -91,7 +92,7 @@ class Session(asyncio.Protocol):
         self._writable.set()
         self._silent_beats = 0
         self._messages = 0  # received, since the connection stands
-        self._messages_per_second = limits.messages_per_second
+        self._messages_per_second = math.inf  # known when the peer is
         self._last_beat = (0.0, 0)  # when it was, and the messages until then
         self._frame_since = (0.0, -1)  # when a begun frame was first seen, and the messages until then
         self._offences = 0
@@ -118,12 +119,15 @@ class Session(asyncio.Protocol):
         self._owner.session_opened(self)
 
     def establish(
-        self, heartbeat: float, peer_max_bytes: int | None = None, messages_per_second: int | None = None
+        self, heartbeat: float, peer_max_bytes: int | None = None, messages_per_second: float = math.inf
     ) -> None:
-        """The handshake is over: begin heartbeats every ``heartbeat`` seconds."""
+        """The handshake is over: begin heartbeats every ``heartbeat`` seconds.
+
+        A peer that sends more than ``messages_per_second`` is cut; whoever dialled the peer wants what it sends.
+        """
         self.established = True
         self._decoder.max_bytes = self._limits.max_message_bytes
-        self._messages_per_second = messages_per_second or self._messages_per_second
+        self._messages_per_second = messages_per_second
         self._last_beat = (self._loop.time(), self._messages)
         if peer_max_bytes is not None:
             self._peer_max_bytes = min(peer_max_bytes, self._limits.max_message_bytes)
@@ -224,7 +228,7 @@ class Session(asyncio.Protocol):
         (before, seen), self._last_beat = self._last_beat, (now, self._messages)
         rate = (self._messages - seen) / max(now - before, 1e-3)
         if rate > self._messages_per_second:
-            text = f"{rate:.0f} messages in a second; the limit is {self._messages_per_second}"
+            text = f"{rate:.0f} messages in a second; the limit is {self._messages_per_second:g}"
             self.refuse("rate_exceeded", f"{text} ([rdmp] messages_per_second, participant_messages_per_second)")
 
     def _check_frame(self) -> None:
@@ -273,8 +277,6 @@ class Session(asyncio.Protocol):
                 self._serving[message.id].cancel()
             case Cancel():
                 pass  # the reply and the cancel crossed
-            case Reply() | Progress() if self.established:
-                pass  # they crossed with our giving up
             case _:
                 self._owner.session_message(self, message)
 

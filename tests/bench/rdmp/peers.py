@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The peers' durable operations, measured like RDMP's transactions: many at a time, and one at a time when idle."""
+"""The peers' durable operations, measured like RDMP's transactions: many at a time, and one at a time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from pathlib import Path
 from tests.bench.rdmp import servers
 from tests.bench.rdmp.clients import Etcd, Loader, Nats
 from tests.bench.rdmp.rabbit import Rabbit
-from tests.bench.rdmp.support import BenchError, Json, Sizes, disk_flushes, load, processor_seconds, say, spread
+from tests.bench.rdmp.support import PAUSE, BenchError, Json, Sizes, disk_flushes, load, processor_seconds, say, spread
 
 OPEN = (64, 256)
-PAUSE = 0.02  # s before each idle operation
 Serving = tuple[int, Callable[[], Loader]]  # process id of the server, and how to make a client
 Serve = Callable[[Path], AbstractContextManager[Serving]]
 
@@ -95,14 +94,20 @@ async def _load(pid: int, make: Callable[[], Loader], sizes: Sizes) -> Json:
     saturated = [await _saturate(pid, make, number, sizes.seconds / 2) for number in OPEN]
     loader = make()
     await loader.open(1)
+    alone = await _one_by_one(loader, sizes.idle, 0.0)
+    idle = await _one_by_one(loader, sizes.idle, PAUSE)
+    await loader.close()
+    return {"saturated": saturated, "alone": alone, "idle": idle}
+
+
+async def _one_by_one(loader: Loader, count: int, pause: float) -> Json:
     times = []
-    for number in range(sizes.idle):
-        await asyncio.sleep(PAUSE)
+    for number in range(count):
+        await asyncio.sleep(pause)
         begun = time.perf_counter()
         await loader.operate(number)
         times.append(time.perf_counter() - begun)
-    await loader.close()
-    return {"saturated": saturated, "idle": spread(times)}
+    return spread(times)
 
 
 async def _saturate(pid: int, make: Callable[[], Loader], parallel: int, seconds: float) -> Json:

@@ -77,32 +77,39 @@ def _head(result: Json) -> Iterator[str]:
 
 def _transactions(result: Json) -> Iterator[str]:
     own = result["transactions"]
+    cold = own["cold"]
     straight, paused = own["fsync"]["in_a_row"], own["fsync"]["paused"]
-    yield "Operations in a second with the best of the measured numbers of open operations; one at a time when idle."
+    yield "Operations in a second with the best of the measured numbers of open operations. Then one at a time:"
+    yield "in turn, without a pause, and idle, each after a pause of 20 ms."
+    yield ""
     yield from textwrap.wrap(
         f"The disk's own `fdatasync` of 4 KiB: p50 {straight['p50_ms']} ms, p99 {straight['p99_ms']} ms in a row; with "
-        f"a pause of 20 ms before each, as when idle, p50 {paused['p50_ms']} ms, p99 {paused['p99_ms']} ms. An idle "
-        "RDMP transaction waits for six of them one after another.",
+        f"a pause of 20 ms before each, as when idle, p50 {paused['p50_ms']} ms, p99 {paused['p99_ms']} ms. An RDMP "
+        "transaction waits for six of them one after another. The processor is slower after a pause, too: a small work "
+        f"in Python took {cold['in_a_row_us']} us in a row and {cold['paused_us']} us then, "
+        f"**{cold['paused_us'] / cold['in_a_row_us']:.1f} times** as long.",
         118,
     )
     yield ""
-    yield "| operation | per second | open | p50 then, ms | idle p50, ms | idle p99, ms | CPU us each | syncs each |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield (
+        "| operation | per second | open | p50 then, ms | in turn p50 | in turn p99, ms | idle p50 | idle p99, ms "
+        "| CPU us each | syncs each |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     best = max(own["saturated"], key=lambda one: float(one["per_second"]))
     cpu = f"{best['cpu_us']} (orchestrator {best['cpu_us_orchestrator']})"
     yield row(
         f"**RDMP transaction, {own['participants']} participants**", best["per_second"], best["open"], best["p50_ms"],
-        own["idle"]["p50_ms"], own["idle"]["p99_ms"], cpu, best["fsyncs"],
+        *_alone(own), cpu, best["fsyncs"],
     )  # fmt: skip
     for peer in result["peers"]:
         if "error" in peer:
-            yield row(peer["name"], f"not measured: {peer['error']}", "", "", "", "", "", "")
+            yield row(peer["name"], f"not measured: {peer['error']}", *[""] * 8)
             continue
         best = max(peer["saturated"], key=lambda one: float(one["per_second"]))
         cpu = f"{best['cpu_us_server'] + best['cpu_us_client']} (server {best['cpu_us_server']})"
         yield row(
-            peer["name"], best["per_second"], best["open"], best["p50_ms"], peer["idle"]["p50_ms"],
-            peer["idle"]["p99_ms"], cpu, best["disk_flushes"],
+            peer["name"], best["per_second"], best["open"], best["p50_ms"], *_alone(peer), cpu, best["disk_flushes"],
         )  # fmt: skip
     yield ""
     yield "What each promises when it answers:"
@@ -120,6 +127,10 @@ def _transactions(result: Json) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for one in own["saturated"]:
         yield row(one["open"], one["per_second"], one["p50_ms"], one["p99_ms"], one["cpu_us"], one["fsyncs"])
+
+
+def _alone(measured: Json) -> list[float]:
+    return [measured[how][which] for how in ("alone", "idle") for which in ("p50_ms", "p99_ms")]
 
 
 def _calls(rows: list[Json]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import resource
+import statistics
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = os.sysconf("SC_PAGE_SIZE")
+PAUSE = 0.02  # s before each operation of an idle service
 Json = dict[str, Any]
 Handler = Callable[[Json], Awaitable[Json]]
 
@@ -33,7 +35,7 @@ class Sizes:
     """How much is measured. Times in seconds."""
 
     seconds: float = 8.0
-    idle: int = 150
+    idle: int = 500
     fleets: tuple[int, ...] = (10, 100, 1000, 10_000)
     repeats: int = 3
     agent_processes: int = 4
@@ -199,6 +201,21 @@ def disk_fsync(folder: Path, count: int = 200, pause: float = 0.0) -> Json:
             times.append(time.perf_counter() - begun)
     path.unlink()
     return spread(times)
+
+
+def cold(count: int = 200) -> Json:
+    """How long the processor takes for the same small work in a row, and after a pause; median microseconds."""
+    work = {str(number): list(range(number)) for number in range(12)}
+    told = {}
+    for name, pause in (("in_a_row_us", 0.0), ("paused_us", PAUSE)):
+        times = []
+        for _ in range(count):
+            time.sleep(pause)
+            begun = time.perf_counter()
+            json.loads(json.dumps(work))
+            times.append(time.perf_counter() - begun)
+        told[name] = round(statistics.median(times) * 1e6, 1)
+    return told
 
 
 def load() -> float:

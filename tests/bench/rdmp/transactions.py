@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Durable transactions with three participants in processes of their own: how many at most, and how long when idle."""
+"""Durable transactions with three participants in processes of their own: how many at most, and how long when alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tests.bench.rdmp.fleet import Fleet, Pki
-from tests.bench.rdmp.support import Json, Sizes, children, disk_flushes, disk_fsync, load, say
+from tests.bench.rdmp.support import PAUSE, Json, Sizes, children, cold, disk_flushes, disk_fsync, load, say
 
 PARTICIPANTS = 3
 OPEN = (16, 64, 256)  # transactions that are open at a time
-PAUSE = 0.02  # s before each idle transaction
 
 
 def measure(folder: Path, pki: Pki, sizes: Sizes) -> Json:
-    """Saturated with each number of open transactions, then idle."""
+    """Saturated with each number of open transactions, then one at a time: without a pause, and after one."""
     with children() as started:
         fleet = Fleet(folder / "transactions", pki, started, {})
         hub, _ = fleet.orchestrate()
@@ -40,7 +39,9 @@ def measure(folder: Path, pki: Pki, sizes: Sizes) -> Json:
             }
             saturated.append(one)
             say(f"  {number} open: {one['per_second']:.0f}/s, {one['cpu_us']} us CPU, {one['fsyncs']} fsyncs each")
+        alone = hub.ask("idle", participants=names, count=sizes.idle, pause=0)
         idle = hub.ask("idle", participants=names, count=sizes.idle, pause=PAUSE)
         fsync = {"in_a_row": disk_fsync(folder), "paused": disk_fsync(folder, sizes.idle, PAUSE)}
-        say(f"  idle: p50 {idle['p50_ms']} ms, p99 {idle['p99_ms']} ms; fsync {fsync['paused']}")
-    return {"participants": PARTICIPANTS, "saturated": saturated, "idle": idle, "fsync": fsync}
+        say(f"  in turn: p50 {alone['p50_ms']} ms, p99 {alone['p99_ms']} ms; after a pause: {idle}; {fsync['paused']}")
+    told = {"saturated": saturated, "alone": alone, "idle": idle, "fsync": fsync, "cold": cold(sizes.idle)}
+    return {"participants": PARTICIPANTS, **told}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -79,3 +80,13 @@ async def test_too_much_that_waits_is_refused_and_close_finishes_the_rest(tmp_pa
     await file.close()
     assert await first and await asyncio.gather(*rest) == [1, 2]
     assert values(tmp_path / "db") == [1, 2]
+
+
+async def test_the_log_is_moved_into_the_file_after_some_commits(tmp_path: Path) -> None:
+    file, _ = await opened(tmp_path / "db")
+    for value in range(210):
+        await file.run(insert(value), durable=value % 2 == 0)
+    await file.run(lambda connection: None)  # answered after the checkpoint, which comes after an answer
+    shutil.copy(tmp_path / "db", tmp_path / "alone")
+    await file.close()
+    assert values(tmp_path / "alone") == list(range(200))

@@ -11,7 +11,7 @@ import pytest
 
 from rdmp.frames import Decoder, encode
 from rdmp.limits import Limits
-from rdmp.messages import Error, Inquire, Message, Ping
+from rdmp.messages import Error, Inquire, Message, Ping, Pong
 from rdmp.rpc import ProgressSender, RpcError
 from rdmp.session import Origin, Session, SessionOwner
 
@@ -187,3 +187,19 @@ async def test_an_invalid_reply_to_nobody_harms_nobody() -> None:
         session.data_received(encode({"type": "reply", "id": number, "result": 1}, LIMIT))
     assert [message["code"] for message in transport.take()] == ["bad_message"] * 4
     assert alive(session)
+
+
+@pytest.mark.parametrize("limit", [100.0, None])
+async def test_only_whoever_was_dialled_looks_at_the_rate(limit: float | None) -> None:
+    owner, transport = Owner(), Memory()
+    session = Session(owner, Limits(), Origin("tls", "test"))
+    session.connection_made(transport)
+    if limit is None:
+        session.establish(0.1)
+    else:
+        session.establish(0.1, None, limit)
+    session.data_received(b"".join(encode(Pong(number).to_json(), LIMIT) for number in range(10_000)))
+    await asyncio.sleep(0.15)
+    assert alive(session) is (limit is None)
+    errors = [message["code"] for message in transport.take() if message["type"] == "error"]
+    assert errors == ([] if limit is None else ["rate_exceeded"])
