@@ -236,4 +236,5 @@ class Queries:
 def _node(node: Mapping[str, Any], observation: Mapping[str, Any] | None) -> Answer:
     seen = (observation or {}).get("nodes", {}).get(node["node"], {})
     absent = "unknown" if observation is None else "absent"
-    return {"weight": WEIGHT, **node, "state": seen.get("state", absent), "healthy": seen.get("healthy")}
+    weight = node.get("weight", WEIGHT)
+    return {**node, "weight": weight, "state": seen.get("state", absent), "healthy": seen.get("healthy")}

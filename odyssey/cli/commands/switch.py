@@ -35,11 +35,11 @@ _CABLES = (
 _FLOWS = (
     Column("TABLE", "table", right=True),
     Column("PRIORITY", "priority", right=True),
-    Column("MATCH", "match"),
-    Column("ACTIONS", "actions"),
     Column("PACKETS", "packets", right=True),
     Column("BYTES", "bytes", right=True),
     Column("OWNER", "owner"),
+    Column("MATCH", "match"),
+    Column("ACTIONS", "actions"),  # the longest: nothing stands behind it
 )
 
 
