@@ -12,7 +12,7 @@ from agents.namespace import Namespace
 from agents.spec import Health
 
 FIRST_PAUSE = 0.01  # seconds; the pause grows from here to the interval, so that a quick node is found quickly
-PAUSE_GROWTH = 1.6
+PAUSE_GROWTH = 1.2
 LOOK_INTERVAL = 0.15  # seconds between two looks at whether the process still runs
 ANSWER_LIMIT = 4096  # bytes of an HTTP answer that are read
 SHOWN_LIMIT = 200  # characters of an answer that a message shows

@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="tests.bench", description="How long an addNode takes, and where the time goes."
     )
-    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each measurement (default 10)")
+    parser.add_argument("--repetitions", type=int, default=20, metavar="N", help="of each measurement (default 20)")
     options = parser.parse_args()
     settings = Settings.from_environment()
     settings = replace(settings, directory=Path(f"{settings.directory}-bench"), prefix="bench")
