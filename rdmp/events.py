@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rdmp.frames import FrameError
 from rdmp.limits import Limits
 from rdmp.messages import Error, EventMessage
+from rdmp.moment import rfc3339
 from rdmp.rpc import RpcError
 from rdmp.session import Session
 
@@ -207,8 +208,7 @@ class EventBus:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _enqueue(self, topic: str, data: Json, future: asyncio.Future[int] | None) -> None:
-        time = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._queue.append((NewEvent(topic, data, time), future))
+        self._queue.append((NewEvent(topic, data, rfc3339(self._clock(), 3)), future))
         if self._appender is None or self._appender.done():
             self._appender = asyncio.create_task(self._append(), name="rdmp events")
 

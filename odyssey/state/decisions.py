@@ -8,8 +8,8 @@ can, made up for at the next start where it cannot.
 
 from __future__ import annotations
 
-import datetime
 import heapq
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from odyssey.state.store import Append, Conflict, Set, Store
 from odyssey.state.view import Entry, StateView
 from rdmp.decisionlog import DecisionLog
+from rdmp.moment import rfc3339
 from rdmp.records import Decision, TxProgress, TxRecord
 
 TX = "tx/"
@@ -30,7 +31,7 @@ Clock = Callable[[], str]
 
 def utc_now() -> str:
     """Now as RFC 3339 in UTC, with microseconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return rfc3339(time.time())
 
 
 class StoreDecisionLog(DecisionLog):

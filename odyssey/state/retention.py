@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
+import time
 
 from odyssey.state.store import Store
+from rdmp.moment import rfc3339
 
 _log = logging.getLogger(__name__)
 INTERVAL = 60.0
@@ -26,8 +27,7 @@ class Retention:
 
     async def trim(self) -> int:
         """Forget what is beyond the limits now; returns how many events that were."""
-        oldest = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=self._max_age)
-        before = oldest.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        before = rfc3339(max(0.0, time.time() - self._max_age))
         forgotten = 0
         while (count := await self._store.trim(self._kept, before, limit=_BATCH)) > 0:
             forgotten += count
