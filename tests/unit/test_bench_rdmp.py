@@ -10,6 +10,7 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench.rdmp import plot, report
+from tests.bench.rdmp.goals import goals
 from tests.bench.rdmp.support import quantile, spread
 
 
@@ -39,3 +40,27 @@ def test_each_program_leaves_the_others_part_alone(tmp_path: Path, monkeypatch: 
     document = bench.put(target.read_text(encoding="utf-8"), "second\n")
     assert bench.put(document, "third\n") == document.replace("second", "third")
     assert document.startswith(f"# Benchmarks\n\n{bench.BEGIN}\nsecond\n{bench.END}\n") and document.endswith(part)
+
+
+def test_goals_tell_which_side_of_their_bound_a_figure_is_on() -> None:
+    result = {
+        "transactions": {
+            "saturated": [{"per_second": 640.0}, {"per_second": 800.0}],
+            "alone": {"p99_ms": 9.9},
+            "idle": {"p99_ms": 10.0},
+        },
+        "growth": [
+            {"participants": 100, "fan_out": {}, "idle": {}, "storm": {}},
+            {
+                "participants": 10_000,
+                "fan_out": {"votes_in": 4.1},
+                "idle": {"rss_mib": 580.0},
+                "storm": {"all_back_s": None},
+            },
+        ],
+    }
+    assert [goal.reached for goal in goals(result)] == [True, True, False, False, True, False]
+    assert not list(goals({"growth": []}))
+    table = list(report._goals(result))
+    assert table[2].startswith("| durable transactions with three participants | 800 /s | at least 800 /s | reached")
+    assert table[-3].startswith("| all of 10,000 agents back after a restart | never | below 60 s | **not reached**")

@@ -10,6 +10,7 @@ from typing import Any
 from tests.bench import document
 from tests.bench.document import row, write_part
 from tests.bench.rdmp import tried
+from tests.bench.rdmp.goals import goals
 from tests.bench.rdmp.plot import growth
 from tests.bench.rdmp.support import ROOT, Json
 
@@ -52,6 +53,7 @@ def text(result: Json) -> str:
     """The part of the document."""
     lines = [
         "## RDMP", "", *_head(result), "",
+        "### Goals", "", *_goals(result), "",
         "### Durable transactions", "", *_transactions(result), "",
         "### Calls", "", *_calls(result["rpc"]), "",
         "### Fan-out, memory, reconnecting", "", *_fleets(result["growth"]), "",
@@ -73,6 +75,17 @@ def _head(result: Json) -> Iterator[str]:
         yield ""
         yield f"**The machine was not idle** (load {where['load_before']:.1f} on {where['cores']} cores when it began):"
         yield "times are too long and rates too low; processor time for each operation says more."
+
+
+def _goals(result: Json) -> Iterator[str]:
+    yield "| | measured | goal | |"
+    yield "|---|---|---|---|"
+    for goal in goals(result):
+        measured = "never" if goal.measured is None else f"{goal.measured:,g} {goal.unit}"
+        bound = f"{'at least' if goal.at_least else 'below'} {goal.bound:,g} {goal.unit}"
+        yield row(goal.name, measured, bound, "reached" if goal.reached else "**not reached**")
+    yield ""
+    yield "Idle is after a pause; then the processor, not the disk, makes a transaction slow (below)."
 
 
 def _transactions(result: Json) -> Iterator[str]:
