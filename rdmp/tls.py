@@ -84,7 +84,9 @@ class TlsFiles:
 
 def server_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
     """Return a context for listening: TLS 1.3 only, the peer must show a certificate of our CA."""
-    return _context(ssl.PROTOCOL_TLS_SERVER, cert, key, ca)
+    context = _context(ssl.PROTOCOL_TLS_SERVER, cert, key, ca)
+    context.num_tickets = 0  # no peer of ours resumes a session, and tickets are a third of the server's handshake
+    return context
 
 
 def client_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:
