@@ -14,7 +14,7 @@ from controller.netconf.changes import CommitError
 from controller.netconf.datamodel import Target
 from controller.netconf.device import DeviceConfig
 from controller.netconf.driver import DeviceDriver, problem
-from controller.netconf.session import NetconfError
+from controller.netconf.session import NetconfError, SessionLostError
 from controller.netconf.tree import Difference
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Choose = Callable[[DeviceDriver, Target], Target]
 STEPS = ("compare", "back up", "change and read back", "confirm and read back", "save")
 """The steps that ``Told`` hears; of a change that finds nothing to do the first and the fourth."""
 _log = logging.getLogger(__name__)
+AWAY = "away"  # a switch that is away refuses, times out and has no route in turn: one failure
 MENDING = "odyssey-mend"  # the name of a change that no transaction makes
 MAX_LINES = 200  # of a difference in an answer or event
 
@@ -109,7 +110,8 @@ class Keeper:
             self._tell(switch, None)
         except NetconfError as error:
             if switch in self._participant.decided:  # it may have left meanwhile
-                self._tell(switch, str(error), "netconf.failed", {"switch": switch, "reason": str(error)})
+                kind = AWAY if isinstance(error, SessionLostError) else None
+                self._tell(switch, str(error), "netconf.failed", {"switch": switch, "reason": str(error)}, kind)
 
     async def compare(self, switch: str, backup: str | None = None) -> Difference:
         """What would have to be done to a switch to make it what was decided, or what is ours of it what a backup says.
@@ -117,7 +119,17 @@ class Keeper:
         Changes nothing; raises NetconfError.
         """
         choose = await self._chosen(switch, backup)
-        found = await self._run(switch, lambda driver: driver.look(choose(driver, self._target(switch))))
+
+        def look(driver: DeviceDriver) -> Difference:
+            return driver.look(choose(driver, self._target(switch)))
+
+        try:
+            found = await self._run(switch, look)
+        except SessionLostError as error:
+            if error.tag != "lost":
+                raise
+            # A session kept from before may have ended unnoticed, by an idle timeout of the device or its restart.
+            found = await self._run(switch, look)
         if backup is None and self._participant.busy(switch) is None:
             self._note(switch, found)
         return found
@@ -218,12 +230,19 @@ class Keeper:
             raise NetconfError(f"{switch} is no longer configured by NETCONF", "not-found")
         return Target.of(None, DeviceConfig.parse(document))
 
-    def _tell(self, about: str, reason: str | None, topic: str = "", data: Mapping[str, Any] | None = None) -> None:
-        """Publish a failure once, until it has another reason or is over."""
+    def _tell(
+        self,
+        about: str,
+        reason: str | None,
+        topic: str = "",
+        data: Mapping[str, Any] | None = None,
+        kind: str | None = None,
+    ) -> None:
+        """Publish a failure once, until it is over or has another reason; those of one ``kind`` count as the same."""
         if reason is None:
             self._told.pop(about, None)
-        elif self._told.get(about) != reason:
-            self._told[about] = reason
+        elif self._told.get(about) != (kind or reason):
+            self._told[about] = kind or reason
             _log.warning("%s: %s", about, reason)
             self._publish(topic, data or {})
 

@@ -287,6 +287,16 @@ async def test_a_switch_that_is_away_is_told_once(world: World) -> None:
     assert observed["connected"] is observed["reachable"] is False and "cannot connect" in observed["problem"]
 
 
+async def test_a_session_that_a_switch_has_ended_is_made_anew_and_no_failure(world: World) -> None:
+    await world.carry_out(transaction("t1", world.wish()))
+    for _ in range(3):
+        world.servers["sw1"].cut()
+        world.servers["sw1"].start()
+        await world.participant.keeper.verify(mend=True)
+    assert world.events == []
+    assert (await world.participant.observe())["switches"]["sw1"]["problem"] is None
+
+
 async def test_what_a_vote_holds_is_held_again_after_a_lost_session(world: World) -> None:
     tx = transaction("t1", world.wish())
     await world.prepare(tx)
