@@ -61,10 +61,14 @@ class OpenChange:
         for switch, document in documents.items():
             if document is not None:
                 after = DeviceConfig.parse(document)
-                earlier = DeviceConfig.parse(decided[switch]) if switch in decided else None
-                same = earlier is not None and earlier.profile == after.profile
-                targets[switch] = Target.of(earlier if same else None, after)
+                targets[switch] = Target.of(earlier(switch, after, decided), after)
         return cls(tx_id, seq, documents, targets)
+
+
+def earlier(switch: str, after: DeviceConfig, decided: Mapping[str, Json]) -> DeviceConfig | None:
+    """What was decided of a switch, unless another kind of device has come in its place."""
+    before = DeviceConfig.parse(decided[switch]) if switch in decided else None
+    return before if before is not None and before.profile == after.profile else None
 
 
 def decided(state: Mapping[str, Json]) -> dict[str, Json]:

@@ -86,6 +86,11 @@ class DataModel(ABC):
         tree = self.normal(read(data, self.shape))
         return {path: node for path, node in tree.items() if self.owned(path, target)}
 
+    def planned(self, before: DeviceConfig | None, after: DeviceConfig) -> Difference:
+        """What is to be done to a device that holds exactly what was decided ``before`` (None: nothing of ours)."""
+        have = self.values(Target.of(None, before)) if before is not None else {}
+        return self.difference(have, Target.of(before, after))
+
     def difference(self, have: Tree, target: Target) -> Difference:
         """What is to be done; raises ValueError if it would touch anything that is not ours."""
         exact = target.tree is not None

@@ -26,6 +26,11 @@ DRIVERS: dict[str, type[DeviceDriver]] = {"nexus9000": NexusDriver, "alliedteles
 """The driver of each profile that is configured by NETCONF."""
 
 
+def refusals(config: DeviceConfig) -> list[str]:
+    """Why a device cannot be configured like this, as far as that can be told without asking it.  Pure."""
+    return [*config.faults(), *DRIVERS[config.profile].model.refusals(config)]
+
+
 @dataclass(frozen=True, slots=True)
 class Reconnect:
     """How often a lost session is tried again within one piece of work, and the first wait (s), which doubles."""

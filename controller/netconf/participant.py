@@ -23,8 +23,7 @@ from controller.netconf.changes import (
     tree_to_json,
 )
 from controller.netconf.datamodel import Target
-from controller.netconf.device import DeviceConfig
-from controller.netconf.devices import DRIVERS, Device, Reconnect
+from controller.netconf.devices import Device, Reconnect, refusals
 from controller.netconf.driver import DeviceDriver, Staged, Tuning, problem
 from controller.netconf.keeper import Keeper
 from controller.netconf.questions import Questions
@@ -291,9 +290,4 @@ def _told(reasons: Mapping[str, Any]) -> str:
 
 
 def _refusals(change: OpenChange) -> list[str]:
-    found = []
-    for switch, target in change.targets.items():
-        config: DeviceConfig = target.config
-        reasons = [*config.faults(), *DRIVERS[config.profile].model.refusals(config)]
-        found += [f"{switch}: {reason}" for reason in reasons]
-    return found
+    return [f"{switch}: {reason}" for switch, target in change.targets.items() for reason in refusals(target.config)]

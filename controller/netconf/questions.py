@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import schemas
+from controller.netconf.changes import OpenChange, earlier
+from controller.netconf.devices import DRIVERS, refusals
 from controller.netconf.keeper import STEPS, Done, Told
 from controller.netconf.session import NetconfError
-from controller.netconf.tree import Difference
+from controller.netconf.tree import Change
 from rdmp.rpc import RpcError
 
 if TYPE_CHECKING:
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 Progress = Callable[[Json], Awaitable[None]]
-MAX_CHANGES = 5000  # of a difference in an answer, which has to fit into a message
+MAX_CHANGES = 5000  # in an answer, which has to fit into a message
+COUNTS = {"add": "+", "change": "~", "remove": "-"}
+METHODS = ("backups", "compile", "devices", "diff", "mend", "restore")
 
 
 class Questions:
@@ -29,11 +34,15 @@ class Questions:
         self._participant = participant
 
     async def answer(self, method: str, params: Json, progress: Progress) -> Json:
-        """``devices``; ``diff`` and ``backups`` of a ``switch``; ``restore`` and ``mend`` it.  Raises RpcError."""
+        """``devices``; ``compile`` what ``changes`` would do; ``diff`` and ``backups`` of a ``switch``; ``restore`` and
+        ``mend`` it.  Raises RpcError.
+        """
         if method == "devices":
             return await self._participant.observe()
-        if method not in ("diff", "backups", "restore", "mend"):
-            raise RpcError("unknown_method", f"no method {method!r}; there are devices, diff, backups, restore, mend")
+        if method == "compile":
+            return self._compile(params)
+        if method not in METHODS:
+            raise RpcError("unknown_method", f"no method {method!r}; there are {', '.join(METHODS)}")
         switch = self._switch(params)
         try:
             match method:
@@ -57,11 +66,44 @@ class Questions:
             raise RpcError("not_found", f"{switch!r} is not configured by NETCONF; switches that are: {known}")
         return switch
 
+    def _compile(self, params: Json) -> Json:
+        """What a transaction would change of what was decided; no switch is asked, so it may well be away."""
+        operation = {"stages": {"admit": {"changes": params.get("changes")}}}
+        if faults := schemas.validate("netconf-operation", operation):
+            raise RpcError("invalid", "the changes do not match their schema", tuple(faults))
+        change = OpenChange.of("compile", 0, operation, self._participant.decided)
+        refused = [
+            {"switch": switch, "reason": reason}
+            for switch, target in change.targets.items()
+            for reason in refusals(target.config)
+        ]
+        if refused:
+            return {"switches": {}, "refusals": refused}
+        limit = max(1, MAX_CHANGES // len(change.documents))
+        return {"switches": {name: self._foreseen(name, change, limit) for name in change.documents}, "refusals": []}
+
+    def _foreseen(self, switch: str, change: OpenChange, limit: int) -> Json:
+        if (target := change.targets.get(switch)) is None:
+            return {**_counts([]), **_changes([]), "notes": ["is no longer configured, and left as it is"]}
+        before = earlier(switch, target.config, self._participant.decided)
+        found = DRIVERS[target.config.profile].model.planned(before, target.config).changes()
+        return {**_counts(found), **_changes(found, limit), "notes": list(self._hindrances(switch))}
+
+    def _hindrances(self, switch: str) -> Iterator[str]:
+        """What makes a change of a switch another one than it looks."""
+        if tx := self._participant.busy(switch):
+            yield f"the open transaction {tx} holds it"
+        if self._participant.device(switch).reachable is False:
+            yield f"was not reachable: {self._participant.device(switch).problem}"
+        if lines := self._participant.keeper.drift.get(switch):
+            number = f"{len(lines)} setting{'s' if len(lines) > 1 else ''}"
+            yield f"differs from what was decided in {number}, which is put right too: odysseyctl netconf diff {switch}"
+
     async def _diff(self, switch: str, params: Json) -> Json:
         backup = _backup(params) if params.get("backup") is not None else None
         found = await self._participant.keeper.compare(switch, backup)
         return {
-            "switch": switch, "backup": backup, "equal": not found, **_changes(found),
+            "switch": switch, "backup": backup, "equal": not found, **_changes(found.changes()),
             "restored": self._participant.backups.restored.get(switch), "transaction": self._participant.busy(switch),
         }  # fmt: skip
 
@@ -90,15 +132,16 @@ def _backup(params: Json) -> str:
     return backup
 
 
-def _changes(found: Difference) -> dict[str, Any]:
-    changes = found.changes()
-    return {
-        "changes": [change.to_json() for change in changes[:MAX_CHANGES]], "more": max(0, len(changes) - MAX_CHANGES)
-    }  # fmt: skip
+def _changes(found: Sequence[Change], limit: int = MAX_CHANGES) -> dict[str, Any]:
+    return {"changes": [change.to_json() for change in found[:limit]], "more": max(0, len(found) - limit)}
+
+
+def _counts(found: Sequence[Change]) -> dict[str, int]:
+    return {name: sum(change.op == op for change in found) for name, op in COUNTS.items()}
 
 
 def _done(done: Done) -> dict[str, Any]:
-    return {**_changes(done.change), "saved": done.unsaved is None, "unsaved": done.unsaved}
+    return {**_changes(done.change.changes()), "saved": done.unsaved is None, "unsaved": done.unsaved}
 
 
 @asynccontextmanager

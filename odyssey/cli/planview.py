@@ -18,6 +18,12 @@ _SWITCHES = (
     Column("-", "remove", right=True),
     Column("CAPACITY", "capacity", right=True),
 )
+_SETTINGS = (
+    Column("SWITCH", "switch"),
+    Column("+", "add", right=True),
+    Column("~", "change", right=True),
+    Column("-", "remove", right=True),
+)
 _STEPS = (
     Column("STEP", "number", right=True),
     Column("WHAT", "title"),
@@ -40,6 +46,7 @@ def show_plan(out: Output, answer: Mapping[str, Any], *, flows: bool) -> None:
         out.heading(plural(len(steps), "step"))
         out.table(_STEPS, [_step(number, step) for number, step in enumerate(steps, 1)], "")
     _show_switches(out, answer, flows=flows)
+    _show_settings(out, answer, flows=flows)
     counts = {op: sum(change.get("op") == op for change in changes) for op in "+~-"}
     out.heading(f"{counts['+']} to add, {counts['~']} to change, {counts['-']} to remove.")
     out.line(f"Index {index}: the same command with --index {index} does this plan or nothing.")
@@ -79,6 +86,34 @@ def _show_switches(out: Output, answer: Mapping[str, Any], *, flows: bool) -> No
         out.heading(name)
         for entry in counts.get("entries") or []:
             out.line(entry_text(entry), STYLES.get(str(entry.get("op"))))
+
+
+def _show_settings(out: Output, answer: Mapping[str, Any], *, flows: bool) -> None:
+    if answer.get("netconf") is False:
+        out.note("odyssey-netconf is not connected, so the plan does not show what it sets on the switches.")
+    settings: Mapping[str, Mapping[str, Any]] = answer.get("settings") or {}
+    if not settings:
+        return
+    out.heading("Switch settings by NETCONF")
+    out.table(_SETTINGS, [{"switch": name, **settings[name]} for name in sorted(settings)], "")
+    for name in sorted(settings):
+        for note in settings[name].get("notes") or []:
+            out.note(f"{name}: {note}.")
+    if not flows:
+        return
+    for name in sorted(settings):
+        out.heading(name)
+        for change in settings[name]["changes"]:
+            out.line(setting_text(change), STYLES.get(str(change.get("op"))))
+        if more := settings[name].get("more"):
+            out.line(f"  and {more} more")
+
+
+def setting_text(change: Mapping[str, Any]) -> str:
+    """One setting of a switch: `+` set, `~` changed, `-` taken away; its path, and the values where there are any."""
+    has, shall = change.get("has"), change.get("shall")
+    values = " -> ".join(str(value) for value in (has, shall) if value is not None)
+    return f"{change['op']} {change['path']}" + (f" = {values}" if values else "")
 
 
 def entry_text(entry: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def call_options(command: F) -> F:
         click.option("--index", type=click.IntRange(min=0), help="Refuse if the state is not at this index any more."),
         click.option("--atomic", is_flag=True, help="Undo committed steps if a later one fails."),
         click.option("--dry-run", is_flag=True, help="Show the plan only; exit 0 (no change) or 1 (some)."),
-        click.option("--flows", is_flag=True, help="With --dry-run: show the switch entries too."),
+        click.option("--flows", is_flag=True, help="With --dry-run: show each switch entry and setting too."),
         click.option("-q", "--quiet", is_flag=True, help="No progress."),
     )
     for option in reversed(options):  # a decorator that is applied later is shown earlier

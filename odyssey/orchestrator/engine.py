@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from odyssey.config import OrchestratorLimits
+from odyssey.model.naming import CONTROLLER, NETCONF
 from odyssey.model.snapshot import Snapshot
 from odyssey.orchestrator.calls import FINAL, Call, CallBook
 from odyssey.orchestrator.locks import LockTable
@@ -133,12 +134,15 @@ class Engine:
     async def _planned(self, request: Mapping[str, Any], wish: Wish) -> Mapping[str, Any]:
         snapshot = await self._snapshot(wish)
         planned = _plan(snapshot, lambda: resolve(wish, snapshot), request)
-        changes = planned.controller_changes()
-        compiled = await self._questions.compiled(changes) if changes else {}
+        entries, settings = await asyncio.gather(
+            *(self._questions.compiled(name, planned.document_changes(name)) for name in (CONTROLLER, NETCONF))
+        )
+        flows, values = entries or {}, settings or {}
         return {
             "id": request["id"], "state": "planned", "index": planned.index, "plan": planned.to_json(),
-            "switches": (compiled or {}).get("switches", {}), "refusals": (compiled or {}).get("refusals", []),
-            "notes": (compiled or {}).get("notes", {}), "controller": compiled is not None,
+            "switches": flows.get("switches", {}), "notes": flows.get("notes", {}), "controller": entries is not None,
+            "settings": values.get("switches", {}), "netconf": settings is not None,
+            "refusals": [*flows.get("refusals", []), *values.get("refusals", [])],
         }  # fmt: skip
 
     async def _snapshot(self, wish: Wish | None) -> Snapshot:

@@ -105,6 +105,6 @@ class Questions:
             return None
         return {port: int(seen[str(port)]["rxPackets"]) + int(seen[str(port)]["txPackets"]) for port in ports}
 
-    async def compiled(self, changes: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """What the controller would program for `changes`; None if it is not there."""
-        return await self.try_ask(CONTROLLER, "compile", {"changes": changes})
+    async def compiled(self, participant: str, changes: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What the controller would program, or NETCONF would set, for `changes`; None if it does not answer."""
+        return await self.try_ask(participant, "compile", {"changes": changes}) if changes else {}

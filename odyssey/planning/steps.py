@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from odyssey.model.naming import CONTROLLER
 from schemas import Fault
 
 
@@ -173,12 +172,12 @@ class Plan:
     changes: tuple[Change, ...]
     locks: frozenset[str]
 
-    def controller_changes(self) -> dict[str, Mapping[str, Any] | None]:
-        """The controller's documents as the whole plan changes them, for its method `compile`; None deletes."""
+    def document_changes(self, participant: str) -> dict[str, Mapping[str, Any] | None]:
+        """The documents of the controller or NETCONF as the whole plan changes them, for `compile`; None deletes."""
         merged: dict[str, Mapping[str, Any] | None] = {}
         for step in self.steps:
-            if isinstance(step, TransactionStep) and CONTROLLER in step.participants:
-                stages = step.participants[CONTROLLER]["stages"]
+            if isinstance(step, TransactionStep) and participant in step.participants:
+                stages = step.participants[participant]["stages"]
                 for stage in step.stages:
                     merged |= stages.get(stage, {}).get("changes", {})
         return merged

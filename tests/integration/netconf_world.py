@@ -69,6 +69,15 @@ class World:
         await self.prepare(tx)
         return await self.commit(tx)
 
+    async def call(self, method: str, params: Json, steps: list[Json] | None = None) -> Json:
+        """Ask the participant; ``steps`` gathers its progress, and without it there must be none."""
+
+        async def progress(data: Json) -> None:
+            assert steps is not None, data
+            steps.append(data)
+
+        return await self.participant.call(method, params, progress)
+
     def _written(self, effect: Effect) -> Effect:
         for key, document in effect.state.items():
             if document is None:

@@ -195,6 +195,11 @@ async def test_vlans_come_with_a_platform_and_go_with_it_and_foreign_ones_stay(c
     assert await chain.hold({**TRANSIT, **FOREIGN})
     plan = await chain.json("platform", "plan", SHOP, code=1)
     assert "netconf" in plan["plan"]["steps"][0]["participants"]
+    assert plan["netconf"] is True and plan["settings"].keys() == PROFILES.keys()
+    out, _ = await chain.run("platform", "plan", SHOP, "--flows", code=1)
+    heading = out.index("Switch settings by NETCONF")
+    for vlan in ("vlan-120]/name = shop-app", "vlan[120]/config/name = shop-app"):
+        assert out.index(vlan) > heading
     await chain.run("platform", "apply", SHOP)
     assert await chain.hold(VLANS)
     ports = (await chain.running("sw2")).iter(f"{{{INTERFACES}}}interface")

@@ -35,21 +35,21 @@ async def test_the_first_backup_stays_and_the_newest(world: World) -> None:
 async def test_a_backup_is_restored_on_demand_and_stays_until_the_next_transaction(world: World) -> None:
     await world.carry_out(transaction("t1", world.wish(samples.WEB)))
     await world.carry_out(transaction("t2", world.wish()))
-    answer = await call(world, "backups", {"switch": "sw2"})
+    answer = await world.call("backups", {"switch": "sw2"})
     assert len(answer["backups"]) == 2
     first, second = answer["backups"]
     assert first["first"] and not second["first"] and second["bytes"] > 0
     asked = {"switch": "sw2", "backup": second["name"]}
-    preview = await call(world, "diff", asked)
+    preview = await world.call("diff", asked)
     steps: list[Json] = []
-    answer = await call(world, "restore", asked, steps)
+    answer = await world.call("restore", asked, steps)
     assert answer["changes"] == preview["changes"] and answer["restored"] == second["name"]
     assert any(change["op"] == "-" and "vlan[120]" in change["path"] for change in answer["changes"])
     assert [step["text"] for step in steps] == [*STEPS] and {step["of"] for step in steps} == {len(STEPS)}
     assert await world.holds(samples.WEB, "sw2") and await world.holds(samples.SHOP, "sw1")
     await world.participant.keeper.verify(mend=True)
     assert await world.holds(samples.WEB, "sw2")
-    assert (await call(world, "diff", {"switch": "sw2"}))["changes"]
+    assert (await world.call("diff", {"switch": "sw2"}))["changes"]
     await world.restart()
     await world.participant.keeper.verify(mend=True)
     assert await world.holds(samples.WEB, "sw2"), "it is left so over a restart too"
@@ -62,26 +62,26 @@ async def test_a_backup_is_restored_on_demand_and_stays_until_the_next_transacti
 async def test_a_restored_switch_is_mended_on_demand_and_kept_so_again(world: World) -> None:
     await world.carry_out(transaction("t1", world.wish(samples.WEB)))
     await world.carry_out(transaction("t2", world.wish()))
-    listed = (await call(world, "backups", {"switch": "sw1"}))["backups"]
-    await call(world, "restore", {"switch": "sw1", "backup": listed[1]["name"]}, [])
+    listed = (await world.call("backups", {"switch": "sw1"}))["backups"]
+    await world.call("restore", {"switch": "sw1", "backup": listed[1]["name"]}, [])
     assert await world.holds(samples.WEB, "sw1")
     assert (await world.participant.observe())["switches"]["sw1"]["drift"]
-    answer = await call(world, "mend", {"switch": "sw1"}, [])
+    answer = await world.call("mend", {"switch": "sw1"}, [])
     assert answer["saved"] is True and answer["changes"]
     assert await world.holds(samples.SHOP)
     assert world.participant.backups.restored == {}
-    newest = (await call(world, "backups", {"switch": "sw1"}))["backups"][-2]["name"]
-    again = await call(world, "restore", {"switch": "sw1", "backup": newest}, [])
+    newest = (await world.call("backups", {"switch": "sw1"}))["backups"][-2]["name"]
+    again = await world.call("restore", {"switch": "sw1", "backup": newest}, [])
     assert again["changes"] == [] and again["restored"] is None, "that one holds what was decided"
 
 
 async def test_a_restore_that_fails_is_reverted_and_leaves_no_lock_and_no_mark(world: World) -> None:
     await world.carry_out(transaction("t1", world.wish(samples.WEB)))
     await world.carry_out(transaction("t2", world.wish()))
-    name = (await call(world, "backups", {"switch": "sw1"}))["backups"][1]["name"]
+    name = (await world.call("backups", {"switch": "sw1"}))["backups"][1]["name"]
     world.board.to(world.servers["sw1"]).lies = {"edit_config"}
     with pytest.raises(RpcError, match="sw1: the device said ok and did not do it") as told:
-        await call(world, "restore", {"switch": "sw1", "backup": name}, [])
+        await world.call("restore", {"switch": "sw1", "backup": name}, [])
     assert told.value.code == "failed"
     assert await world.holds(samples.SHOP) and world.participant.backups.restored == {}
     session = world.servers["sw1"].session()
@@ -112,9 +112,9 @@ async def test_a_switch_that_a_vote_holds_is_not_restored(world: World) -> None:
     await world.prepare(transaction("t2", world.wish()))
     observed = (await world.participant.observe())["switches"]["sw1"]
     assert observed["transaction"] == "t2" and observed["held"] is True
-    name = (await call(world, "backups", {"switch": "sw1"}))["backups"][0]["name"]
+    name = (await world.call("backups", {"switch": "sw1"}))["backups"][0]["name"]
     with pytest.raises(RpcError, match="held by the open transaction t2") as told:
-        await call(world, "restore", {"switch": "sw1", "backup": name}, [])
+        await world.call("restore", {"switch": "sw1", "backup": name}, [])
     assert told.value.code == "busy"
     await world.abort(transaction("t2", world.wish()))
 
@@ -127,15 +127,7 @@ async def test_questions_that_cannot_be_answered_say_why(world: World) -> None:
         ("reboot", {}, "no method 'reboot'"),
     ):
         with pytest.raises(RpcError, match=reason):
-            await call(world, method, params)
-    sw1 = (await call(world, "devices", {}))["switches"]["sw1"]
+            await world.call(method, params)
+    sw1 = (await world.call("devices", {}))["switches"]["sw1"]
     assert sw1["connected"] and sw1["reachable"] and sw1["problem"] is None and sw1["verified"]
     assert {"candidate:1.0", "confirmed-commit:1.1", "startup:1.0"} <= set(sw1["capabilities"])
-
-
-async def call(world: World, method: str, params: Json, steps: list[Json] | None = None) -> Json:
-    async def progress(data: Json) -> None:
-        assert steps is not None, data
-        steps.append(data)
-
-    return await world.participant.call(method, params, progress)

@@ -39,7 +39,7 @@ def apply(app: App, /, file: str, **options: Any) -> None:
 
 @inventory.command("plan", cls=PlanCommand)
 @click.argument("file")
-@click.option("--flows", is_flag=True, help="Show the switch entries too.")
+@click.option("--flows", is_flag=True, help="Show each switch entry and setting too.")
 @output_option
 @click.pass_obj
 @click.pass_context

@@ -13,6 +13,7 @@ import click
 from odyssey.cli.app import App, PlanCommand, output_option
 from odyssey.cli.exits import Exit, Failure
 from odyssey.cli.output import STYLES, Column
+from odyssey.cli.planview import setting_text
 from odyssey.cli.text import plural, since
 
 LOOK_TIMEOUT = 125.0
@@ -195,18 +196,12 @@ def _change(app: App, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def _show(app: App, answer: Mapping[str, Any]) -> None:
     """The differences, one to a line, and how many there are."""
     for change in answer["changes"]:
-        app.out.line(_text(change), STYLES.get(change["op"]))
+        app.out.line(setting_text(change), STYLES.get(change["op"]))
     against = f"backup {answer['backup']}" if answer.get("backup") else "what was decided"
     if answer["equal"]:
         app.out.line(f"{answer['switch']}: equal to {against}")
     else:
         app.out.line(f"{answer['switch']}: {_count(answer, 'difference')} from {against}")
-
-
-def _text(change: Mapping[str, Any]) -> str:
-    has, shall = change.get("has"), change.get("shall")
-    values = " -> ".join(str(value) for value in (has, shall) if value is not None)
-    return f"{change['op']} {change['path']}" + (f" = {values}" if values else "")
 
 
 def _count(answer: Mapping[str, Any], word: str) -> str:

@@ -37,7 +37,7 @@ def apply(app: App, /, file: str, **options: Any) -> None:
 
 @platform.command("plan", cls=PlanCommand)
 @click.argument("file")
-@click.option("--flows", is_flag=True, help="Show the switch entries too.")
+@click.option("--flows", is_flag=True, help="Show each switch entry and setting too.")
 @click.option("--index", type=click.IntRange(min=0), help="Refuse if the state is not at this index.")
 @output_option
 @click.pass_obj

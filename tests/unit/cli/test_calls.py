@@ -39,6 +39,17 @@ PLANNED = {
 }  # fmt: skip
 
 
+SETTINGS = {
+    "sw1": {
+        "add": 1, "change": 1, "remove": 7, "more": 7, "notes": ["the open transaction t1 holds it"],
+        "changes": [
+            {"op": "+", "path": "/vlans/vlan[120]/config/name", "has": None, "shall": "shop-app"},
+            {"op": "~", "path": "/interfaces/interface[port1.0.1]/config/mtu", "has": "1500", "shall": "9216"},
+        ],
+    }
+}  # fmt: skip
+
+
 @pytest.fixture
 def document(tmp_path: Path) -> str:
     path = tmp_path / "shop.json"
@@ -293,6 +304,23 @@ def test_a_plan_with_flows_shows_the_entries(ctl: Ctl, daemon: FakeDaemon, docum
     daemon.answers["service.call"] = PLANNED
     result = ctl("platform", "plan", document, "--flows")
     assert "+ table=0,priority=7,in_port=1 actions=drop  (b)" in result.stdout
+
+
+def test_a_plan_counts_the_settings_of_switches_and_shows_each_when_asked(
+    ctl: Ctl, daemon: FakeDaemon, document: str
+) -> None:
+    daemon.answers["service.call"] = {**PLANNED, "settings": SETTINGS, "netconf": True}
+    result = ctl("platform", "plan", document)
+    assert re.search(r"Switch settings by NETCONF\nSWITCH +\+ +~ +-\nsw1 +1 +1 +7\n", result.stdout)
+    assert "sw1: the open transaction t1 holds it." in result.stderr and "vlan[120]" not in result.stdout
+    result = ctl("platform", "plan", document, "--flows")
+    assert "+ /vlans/vlan[120]/config/name = shop-app\n" in result.stdout
+    assert "~ /interfaces/interface[port1.0.1]/config/mtu = 1500 -> 9216\n  and 7 more\n" in result.stdout
+
+
+def test_a_plan_without_netconf_says_so(ctl: Ctl, daemon: FakeDaemon, document: str) -> None:
+    daemon.answers["service.call"] = {**PLANNED, "settings": {}, "netconf": False}
+    assert "odyssey-netconf is not connected" in ctl("platform", "plan", document).stderr
 
 
 def test_a_plan_as_json_has_the_same_exit_code(ctl: Ctl, daemon: FakeDaemon, document: str) -> None:

@@ -75,6 +75,9 @@ def test_a_difference_leads_from_any_wish_to_any_other_and_its_exact_opposite_ba
     assert not model.difference(there, other)
     back = changed(there, model.difference(there, other.back_to(start)))
     assert not model.difference(back, one) and back == start
+    planned = model.planned(one.config, other.config)
+    assert not model.difference(changed(start, planned), Target.of(one.config, other.config))
+    assert not model.difference(changed({}, model.planned(None, one.config)), one)
 
 
 def changed(tree: Any, done: Difference) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from odyssey.model import Snapshot
+from odyssey.model.naming import CONTROLLER
 from odyssey.planning import (
     ApplyGoal,
     DrainStep,
@@ -211,7 +212,7 @@ def test_a_thousand_nodes_are_planned() -> None:
 def test_an_apply_of_the_same_document_changes_nothing() -> None:
     world = running()
     made = plan(world.state, resolve(ApplyPlatform(shop()), world.state))
-    assert made.steps == () and made.changes == () and made.controller_changes() == {}
+    assert made.steps == () and made.changes == () and made.document_changes(CONTROLLER) == {}
 
 
 def test_an_apply_returns_to_the_count_of_the_document() -> None:
@@ -457,12 +458,12 @@ def test_the_transaction_id_is_put_into_the_nodes() -> None:
     assert document is not None and document["tx"] == "call.2"
 
 
-def test_controller_changes_are_those_of_the_whole_plan() -> None:
+def test_document_changes_are_those_of_the_whole_plan() -> None:
     world = running()
     world.wish(ScaleNetwork("shop", "app", 6))
-    changes = plan(world.state, ScaleGoal("shop", "app", 5)).controller_changes()
+    changes = plan(world.state, ScaleGoal("shop", "app", 5)).document_changes(CONTROLLER)
     assert changes == {"binding/shop-app-6": None}
-    grown = plan(world.state, ScaleGoal("shop", "app", 8)).controller_changes()
+    grown = plan(world.state, ScaleGoal("shop", "app", 8)).document_changes(CONTROLLER)
     assert {key: item and item["phase"] for key, item in grown.items()} == {
         "binding/shop-app-7": "admitted", "binding/shop-app-8": "admitted", "binding/shop-app-9": "standby",
     }  # fmt: skip
