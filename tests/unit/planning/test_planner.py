@@ -3,63 +3,47 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from odyssey.model import Snapshot
 from odyssey.model.naming import CONTROLLER
 from odyssey.planning import (
-    ApplyGoal,
     DrainStep,
     EnsureAbsent,
     EnsureNodes,
-    Goal,
     InventoryGoal,
     PlanOptions,
     PlanRefused,
     RemovePlatformGoal,
     ScaleGoal,
     Settle,
-    Step,
     TransactionStep,
     plan,
     resolve,
-    undo,
 )
 from odyssey.services.wish import (
-    AddNetwork,
     AddNodes,
     ApplyPlatform,
-    RemoveNetwork,
     RemoveNodes,
     RemovePlatform,
     ScaleNetwork,
     SetInventory,
     Wish,
 )
-from tests.unit.planning.worlds import Json, World, check, inventory, network, opening, platform, shop, snapshot
-
-
-def running(document: Json | None = None, **more: Any) -> World:
-    """A world in which a platform runs, the shop if none is given."""
-    world = World(snapshot(**more))
-    world.wish(ApplyPlatform(document or shop()))
-    return world
-
-
-def titles(steps: tuple[Step, ...]) -> list[str]:
-    """What the steps do."""
-    return [step.title for step in steps]
-
-
-def refusal(world: World, wish: Wish) -> dict[str, str]:
-    """Path and message of each fault of a wish that is refused."""
-    with pytest.raises(PlanRefused) as caught:
-        plan(world.state, resolve(wish, world.state))
-    return {fault.path: fault.message for fault in caught.value.faults}
+from tests.unit.planning.worlds import (
+    World,
+    check,
+    inventory,
+    network,
+    opening,
+    platform,
+    refusal,
+    running,
+    shop,
+    snapshot,
+    titles,
+)
 
 
 def test_the_inventory_is_one_transaction_with_the_controller_alone() -> None:
@@ -209,154 +193,6 @@ def test_a_thousand_nodes_are_planned() -> None:
     assert len({document["address"] for document in made.placements().values()}) == 1000
 
 
-def test_an_apply_of_the_same_document_changes_nothing() -> None:
-    world = running()
-    made = plan(world.state, resolve(ApplyPlatform(shop()), world.state))
-    assert made.steps == () and made.changes == () and made.document_changes(CONTROLLER) == {}
-
-
-def test_an_apply_returns_to_the_count_of_the_document() -> None:
-    world = running()
-    world.wish(ScaleNetwork("shop", "app", 4))
-    made = world.wish(ApplyPlatform(shop()))
-    assert len(world.state.admitted("shop/app")) == 2
-    first = made.changes[0]
-    assert (first.op, first.kind, first.name, first.detail) == ("~", "network", "shop/app", "nodes 4 -> 2")
-
-
-def test_a_count_that_was_never_reached_is_corrected_by_itself() -> None:
-    world = running()
-    world.carry_out(plan(world.state, ScaleGoal("shop", "app", 8), PlanOptions(batch=1)).steps[0])
-    assert world.state.networks["shop/app"].count == 8 and len(world.state.admitted("shop/app")) == 3
-    step = world.reach(ScaleGoal("shop", "app", 3)).steps[0]
-    assert isinstance(step, TransactionStep) and set(step.participants) == {"controller"}
-    assert world.state.networks["shop/app"].count == 3
-
-
-def test_an_apply_corrects_a_count_that_alone_is_wrong() -> None:
-    world = running()
-    state = world.state.networks["shop/app"]
-    world.state = world.state.folded({"network/shop/app": {"id": state.id, "count": 7}})
-    (step,) = world.wish(ApplyPlatform(shop())).steps
-    assert isinstance(step, TransactionStep) and set(step.participants) == {"controller"}
-    assert world.state.networks["shop/app"].count == 2
-
-
-def test_the_first_transaction_of_an_apply_says_how_many_are_wanted() -> None:
-    world = running()
-    document = shop()
-    document["networks"]["app"]["scale"]["count"] = 5
-    step = plan(world.state, resolve(ApplyPlatform(document), world.state)).steps[0]
-    assert isinstance(step, TransactionStep)
-    assert (step.changes["network/shop/app"] or {})["count"] == 5
-
-
-def test_without_a_count_an_apply_keeps_the_nodes_within_the_bounds() -> None:
-    document = platform({"app": network(1, count=None, most=6)})
-    document["networks"]["app"]["scale"]["min"] = 1
-    world = running(document)
-    assert len(world.state.admitted("shop/app")) == 1
-    world.wish(ScaleNetwork("shop", "app", 5))
-    document["networks"]["app"]["scale"]["max"] = 3
-    world.wish(ApplyPlatform(document))
-    assert len(world.state.admitted("shop/app")) == 3
-
-
-def test_a_changed_dependency_is_opened_and_told() -> None:
-    world = running()
-    document = shop()
-    document["networks"]["app"]["dependsOn"]["db"] = opening(5432, 5433)
-    (step,) = world.wish(ApplyPlatform(document)).steps
-    assert isinstance(step, TransactionStep)
-    assert step.stages == ("admit", "neighbours")
-    assert set(step.participants["controller"]["stages"]["admit"]["changes"]) == {"policy/shop/app/db"}
-    assert len(world.files["shop-app-1"]["dependencies"]["db"]["ports"]) == 2
-    (back,) = world.wish(ApplyPlatform(shop())).steps
-    assert isinstance(back, TransactionStep)
-    assert back.stages == ("neighbours", "retire"), "nobody is told of a port that is closed"
-
-
-def test_a_replaced_network_is_open_until_the_new_one_serves() -> None:
-    before = platform({"app": network(1, dependsOn={"db": opening(1)}), "db": network(2)})
-    after = platform({"app": network(1, dependsOn={"new": opening(1)}), "new": network(3)})
-    world = running(before)
-    made = plan(world.state, resolve(ApplyPlatform(after), world.state))
-    assert titles(made.steps) == [
-        "change platform shop",
-        "start shop-new-1",
-        "withdraw shop-db-1",
-        "drain shop-db-1",
-        "retire shop-db-1",
-        "change platform shop",
-    ]
-    for step in made.steps:
-        world.carry_out(step)
-        check(world)
-    assert world.files["shop-app-1"]["dependencies"].keys() == {"new"}
-    assert world.state.platforms["shop"].document == after
-
-
-def test_a_reversed_dependency_has_no_cycle_in_between() -> None:
-    before = platform({"a": network(1, dependsOn={"b": opening(1)}), "b": network(2)})
-    after = platform({"a": network(1, count=2), "b": network(2, dependsOn={"a": opening(1)})})
-    world = running(before)
-    for step in plan(world.state, resolve(ApplyPlatform(after), world.state)).steps:
-        world.carry_out(step)
-        check(world)
-    assert world.state.platforms["shop"].document == after
-
-
-def test_changes_that_need_no_transaction_of_agents_still_have_a_participant() -> None:
-    world = running()
-    document = shop()
-    document["networks"]["db"]["drain"] = {"timeout": 1}
-    made = world.wish(ApplyPlatform(document))
-    (step,) = made.steps
-    assert isinstance(step, TransactionStep) and set(step.participants) == {"controller"}
-    assert [item.detail for item in made.changes if item.kind == "network"] == ["drain 20.0 -> 1.0"]
-
-
-def test_health_of_running_nodes_is_said_to_wait() -> None:
-    world = running()
-    document = shop()
-    document["networks"]["db"]["health"]["port"] = 5433
-    detail = next(item.detail for item in world.wish(ApplyPlatform(document)).changes if item.kind == "network")
-    assert detail.endswith("(health: for nodes that start from now on)")
-
-
-def test_a_network_is_added_and_removed_alone() -> None:
-    world = running()
-    world.wish(ScaleNetwork("shop", "app", 4))
-    made = world.wish(AddNetwork("shop", "cache", network(9, count=2)))
-    assert titles(made.steps) == ["change platform shop", "start shop-cache-1, shop-cache-2"]
-    assert len(world.state.admitted("shop/app")) == 4, "other networks keep their nodes"
-    gone = world.wish(RemoveNetwork("shop", "cache"))
-    assert [item.op for item in gone.changes if item.kind == "node"] == ["-", "-"]
-    assert "shop/cache" not in world.state.networks
-    check(world)
-
-
-def test_a_network_that_is_used_is_not_removed() -> None:
-    world = running()
-    assert "lb depends on it" in refusal(world, RemoveNetwork("shop", "app"))["$.data[0].System.Network.name"]
-    lonely = running(platform({"a": network(1)}))
-    assert "not the last network" in refusal(lonely, RemoveNetwork("shop", "a"))["$.data[0].System.Network.name"]
-
-
-def test_an_added_network_must_have_a_new_name() -> None:
-    found = refusal(running(), AddNetwork("shop", "db", network(9)))
-    assert "does not have" in found["$.data[0].System.Network.name"]
-
-
-def test_network_ids_are_unique_and_low() -> None:
-    world = running()
-    world.wish(ApplyPlatform(platform({"web": network(1)}, "blog")))
-    assert sorted(item.id for item in world.state.networks.values()) == [1, 2, 3, 4]
-    world.wish(RemovePlatform("shop"))
-    world.wish(ApplyPlatform(platform({"web": network(2)}, "news")))
-    assert world.state.networks["news/web"].id != world.state.networks["blog/web"].id
-
-
 def test_adding_nodes_names_them_once_and_for_all() -> None:
     world = running()
     goal = resolve(AddNodes("shop", "app", 2), world.state)
@@ -441,17 +277,6 @@ def test_a_name_that_an_open_transaction_holds_is_refused() -> None:
         plan(state, EnsureNodes("shop", "app", ("shop-app-5",)))
 
 
-@pytest.mark.parametrize("wish", [ScaleNetwork("shop", "app", 4), ApplyPlatform(platform({"a": network(1)}, "b"))])
-def test_goals_survive_a_restart(wish: Wish) -> None:
-    goal = resolve(wish, running().state)
-    assert Goal.from_json(json.loads(json.dumps(goal.to_json()))) == goal
-
-
-def test_an_unknown_goal_is_named() -> None:
-    with pytest.raises(ValueError, match="no goal of kind 'x'; there are: inventory, apply"):
-        Goal.from_json({"kind": "x"})
-
-
 def test_the_transaction_id_is_put_into_the_nodes() -> None:
     step = plan(snapshot(), resolve(ApplyPlatform(shop()), snapshot())).steps[1].with_tx("call.2")  # type: ignore[union-attr]
     document = step.changes["node/shop-db-1"]
@@ -486,46 +311,3 @@ def test_the_lines_for_people() -> None:
         "+ node shop-db-1: admitted on h1, 172.16.30.2",
         "+ node shop-lb-1: admitted on h2, 172.16.10.2",
     ]
-
-
-@pytest.mark.parametrize(
-    "wish",
-    [
-        ApplyPlatform(platform({"web": network(1)}, "blog")),
-        ApplyPlatform(platform({"app": network(9)})),
-        RemovePlatform("shop"),
-        ScaleNetwork("shop", "app", 5),
-        AddNodes("shop", "app", 3),
-        RemoveNodes("shop", "app", 1),
-    ],
-    ids=str,
-)
-def test_undo_leads_back(wish: Wish) -> None:
-    world = running(shop() if not isinstance(wish, ApplyPlatform) else platform({"app": network(9, count=2)}))
-    before = world.state
-    goal = resolve(wish, before)
-    world.reach(goal)
-    back = undo(goal, before)
-    assert back is not None
-    world.reach(back)
-    check(world)
-    assert _admitted(world.state) == _admitted(before)
-    assert {name: item.document for name, item in world.state.platforms.items()} == {
-        name: item.document for name, item in before.platforms.items()
-    }
-
-
-def _admitted(state: Snapshot) -> set[str]:
-    return {node.name for node in state.nodes.values() if node.phase == "admitted"}
-
-
-def test_what_cannot_be_undone_says_so() -> None:
-    assert undo(InventoryGoal(inventory()), snapshot({})) is None
-    assert undo(Settle(), snapshot()) is None
-    assert undo(InventoryGoal(inventory(4)), snapshot()) == InventoryGoal(inventory())
-
-
-def test_an_apply_goal_knows_its_platform() -> None:
-    goal = resolve(ApplyPlatform(shop()), snapshot())
-    assert isinstance(goal, ApplyGoal) and goal.platform == "shop"
-    assert goal.counts == {"lb": 1, "app": 2, "db": 1}

@@ -10,16 +10,18 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import schemas
 from odyssey.model import Snapshot
 from odyssey.model.apart import not_apart
 from odyssey.model.ipam import address6_of
 from odyssey.model.naming import CONTROLLER
 from odyssey.model.profiles import PROFILES
-from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, QuietStep, Step, plan, resolve
+from odyssey.planning import DrainStep, Goal, Plan, PlanOptions, PlanRefused, QuietStep, Step, plan, resolve
 from odyssey.planning.documents import dependencies
 from odyssey.planning.whole import whole_intent
-from odyssey.services.wish import Wish
+from odyssey.services.wish import ApplyPlatform, Wish
 
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[3]
@@ -220,6 +222,25 @@ class World:
         if stage == "stop":
             assert here.issuperset(work["nodes"])
             here.difference_update(work["nodes"])
+
+
+def running(document: Json | None = None, **more: Any) -> World:
+    """A world in which a platform runs, the shop if none is given."""
+    world = World(snapshot(**more))
+    world.wish(ApplyPlatform(document or shop()))
+    return world
+
+
+def titles(steps: tuple[Step, ...]) -> list[str]:
+    """What the steps do."""
+    return [step.title for step in steps]
+
+
+def refusal(world: World, wish: Wish) -> dict[str, str]:
+    """Path and message of each fault of a wish that is refused."""
+    with pytest.raises(PlanRefused) as caught:
+        plan(world.state, resolve(wish, world.state))
+    return {fault.path: fault.message for fault in caught.value.faults}
 
 
 def _check_quiet(world: World, step: QuietStep) -> None:
