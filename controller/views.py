@@ -199,7 +199,8 @@ class Views:
 
     async def capacity(self, _params: Json) -> Json:
         """Return how full every switch is, and how many more nodes fit."""
-        return capacity_report(self._ledger())
+        # Dozens of trials are compiled, of a large intent for a second each: heartbeats do not wait for that.
+        return await asyncio.to_thread(capacity_report, self._ledger())
 
     # Counters
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from controller.fabric import Inventory, Station
 from controller.flows import (
@@ -22,6 +23,7 @@ from controller.flows import (
     FlowEntry,
     GroupEntry,
     Kind,
+    Match,
     Output,
     PushVlan,
     SetField,
@@ -35,6 +37,8 @@ from controller.topology import Topology
 TABLE_DELIVER = 30
 TABLE_FROM_TRUNK = 31
 TABLE_TO_STATION = 32
+REMEMBERED_TRUNKS = 4096
+REMEMBERED_MARKS = 1 << 17  # destinations times marks: a ring of 100 switches with 200 hosts has 20,000
 
 
 def group_ids(names: Iterable[str]) -> Mapping[str, int]:
@@ -189,7 +193,7 @@ class Reach:
                 yield self._marked_entry(marked, cookie, self._arrive(self.port))
 
     def _marked_entry(self, marked: int, cookie: int, actions: tuple[Action, ...]) -> FlowEntry:
-        return FlowEntry(TABLE_TO_STATION, 100, match(reg5=self.ids.first, eth_src=marked), actions, cookie)
+        return FlowEntry(TABLE_TO_STATION, 100, _marked_match(self.ids.first, marked), actions, cookie)
 
     def _arrive(self, port: int) -> tuple[Action, ...]:
         return (SetField("eth_src", self.mac), *self._to_port(port))
@@ -208,7 +212,18 @@ class Reach:
         return None if self.home is None else self.destination.station.homes[self.home]
 
     def _into(self, trunk: int) -> tuple[Action, ...]:
-        return (*_tag(self.transit_vlan), Output(trunk))
+        return _into(self.transit_vlan, trunk)
+
+
+@lru_cache(REMEMBERED_MARKS)
+def _marked_match(group: int, marked: int) -> Match:
+    """One object for all switches that a detour passes, which may be as many as there are."""
+    return match(reg5=group, eth_src=marked)
+
+
+@lru_cache(REMEMBERED_TRUNKS)
+def _into(transit_vlan: int, trunk: int) -> tuple[Action, ...]:
+    return (*_tag(transit_vlan), Output(trunk))
 
 
 def _tag(vlan: int) -> tuple[Action, ...]:

@@ -272,6 +272,20 @@ def test_the_headroom_ends_with_the_addresses_of_the_subnet() -> None:
     assert report["switches"]["sw1"]["headroom"]["shop/db"] == report["addresses"]["shop/db"] == 4
 
 
+async def test_the_event_loop_goes_on_while_capacity_is_tried_out(world: World) -> None:
+    documents = samples.shop()
+    for number in range(60):
+        network = {"id": 10 + number, "subnet": f"10.0.{number}.0/24", "vlan": 200 + number}
+        documents[f"network/shop/n{number}"] = network
+    world.ledger = Ledger(samples.stamped(documents), {}, 1)
+    assert world.ledger.compilation.intent.networks
+    asked, turns = asyncio.create_task(world.queries.call("capacity", {})), 0
+    while not asked.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert len((await asked)["addresses"]) == 63 and turns > 3
+
+
 # Counters
 
 
