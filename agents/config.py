@@ -13,6 +13,7 @@ from agents.docker.containers import Policy
 from agents.docker.engine import EngineLimits
 from agents.participant import AgentLimits
 from rdmp.endpoints import Endpoint
+from rdmp.enrolment import default_folder
 from rdmp.limits import Limits
 
 DEFAULT_CONFIG = Path("/etc/odyssey/agent.toml")
@@ -20,7 +21,7 @@ DEFAULT_DOCKER = "unix:///var/run/docker.sock"
 DEFAULT_STATE = Path("/var/lib/odyssey-agent")
 DEFAULT_RUN = Path("/run/odyssey-agent")
 DEFAULT_SECRETS = Path("/etc/odyssey/secrets")
-DEFAULT_PKI = Path("/etc/odyssey/pki")
+DEFAULT_PKI = default_folder("agent")
 DEFAULT_POOL = 2
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.config import DEFAULT_CONFIG, DEFAULT_PKI, Config, ConfigError, load
+from agents.config import DEFAULT_CONFIG, Config, ConfigError, load
 from agents.docker.containers import Owner
 from agents.docker.driver import DockerDriver
 from agents.docker.engine import Engine
@@ -21,7 +21,7 @@ from agents.driver import HostDriver, NodeError
 from agents.participant import AgentParticipant
 from agents.secrets import Secrets
 from rdmp.endpoints import Endpoint
-from rdmp.enrolment import EnrolmentError, enrol, pki_files
+from rdmp.enrolment import ROLES, TOKEN_VARIABLE, EnrolmentError, default_folder, enrol, pki_files
 from rdmp.journal import JournalError
 from rdmp.process import FolderHeldError, notify, only_one, stop_signal
 from rdmp.runner import ParticipantRunner
@@ -30,7 +30,6 @@ from rdmp.tls import Identity, IdentityError
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: a restart does not help."""
 EXIT_FAILED = 1
-TOKEN_VARIABLE = "ODYSSEY_TOKEN"
 
 _log = logging.getLogger("odyssey-agent")
 
@@ -65,9 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     join = commands.add_parser("join", help="get a certificate with a one-time token of: odysseyctl host join NAME")
     join.add_argument("--server", required=True, metavar="HOST:PORT", help="odysseyd's enrolment port, 7421 by default")
     join.add_argument("--name", default=socket.gethostname(), help="this host's name (default: %(default)s)")
-    join.add_argument("--role", default="agent", choices=("agent", "controller", "operator", "publisher"))
+    join.add_argument("--role", default="agent", choices=ROLES, help="what it joins as (default: %(default)s)")
     join.add_argument("--token", help=f"the token; `-` reads it from standard input (default: ${TOKEN_VARIABLE})")
-    join.add_argument("--pki", type=Path, default=DEFAULT_PKI, help="where the files go (default: %(default)s)")
+    join.add_argument(
+        "--pki", type=Path, help="where the files go (default: where programs of the role look for them)"
+    )
     return parser
 
 
@@ -79,8 +80,9 @@ async def _join(arguments: argparse.Namespace) -> None:
         endpoint = Endpoint.parse(f"tls:{arguments.server}")
     except ValueError as error:
         raise EnrolmentError(f"--server {arguments.server!r} must be HOST:PORT") from error
-    joined = await enrol(endpoint, token.strip(), arguments.role, arguments.name, arguments.pki)
-    print(f"joined as {joined.identity}; certificate, key and CA are in {arguments.pki}")
+    folder = arguments.pki or default_folder(arguments.role)
+    joined = await enrol(endpoint, token.strip(), arguments.role, arguments.name, folder)
+    print(f"joined as {joined.identity}; certificate, key and CA are in {folder}")
 
 
 async def run(config: Config) -> None:

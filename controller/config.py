@@ -5,7 +5,7 @@
 [controller]
 orchestrators = ["tls:192.0.2.1:7420"]     # every odysseyd
 state_dir = "/var/lib/odyssey-controller"   # the journal
-pki_dir = "/etc/odyssey/pki"                # cert.pem, key.pem (mode 0600), ca.pem
+pki_dir = "/etc/odyssey/pki/controller"     # cert.pem, key.pem (mode 0600), ca.pem
 openflow_listen = "0.0.0.0:6653"            # switches connect here with TLS
 allow_absent_switches = false               # true: a switch that is away neither refuses a prepare nor holds a commit
 switch_wait_seconds = 5.0                   # how long a prepare waits for a switch that is away
@@ -27,10 +27,12 @@ from pathlib import Path
 from controller import settings
 from controller.settings import ConfigError
 from rdmp.endpoints import Endpoint
+from rdmp.enrolment import default_folder
 from rdmp.limits import Limits
 
 __all__ = ["DEFAULT_CONFIG", "Config", "ConfigError", "load"]
 DEFAULT_CONFIG = Path("/etc/odyssey/controller.toml")
+DEFAULT_PKI = default_folder("controller")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Config:
 
     orchestrators: tuple[Endpoint, ...]
     state_dir: Path = Path("/var/lib/odyssey-controller")
-    pki_dir: Path = Path("/etc/odyssey/pki")
+    pki_dir: Path = DEFAULT_PKI
     openflow_listen: tuple[str, int] = ("0.0.0.0", 6653)
     allow_absent_switches: bool = False
     switch_wait_seconds: float = 5.0

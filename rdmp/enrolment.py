@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -25,9 +24,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from rdmp.endpoints import Endpoint
+from rdmp.files import PRIVATE_FILE, PUBLIC_FILE, make_private_directory, write_together
 from rdmp.frames import Decoder, FrameError, encode
 from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity
 
+ROLES = ("agent", "controller", "netconf", "operator", "publisher")
+"""Who joins by a token. Orchestrators and switches get their certificates where the CA is."""
+TOKEN_VARIABLE = "ODYSSEY_TOKEN"
+"""Environment variable with the token."""
+SYSTEM_FOLDER = Path("/etc/odyssey/pki")
 CERTIFICATE_FILE = "cert.pem"
 KEY_FILE = "key.pem"
 CA_FILE = "ca.pem"
@@ -56,12 +61,26 @@ def pki_files(folder: Path) -> TlsFiles:
     return TlsFiles(folder / CERTIFICATE_FILE, folder / KEY_FILE, folder / CA_FILE)
 
 
+def default_folder(role: str) -> Path:
+    """Return where programs of a role look for their files: one folder each, for they run as different users.
+
+    A host's agent is its first; those of people, and of systems that publish, lie below their home.
+    """
+    match role:
+        case "agent":
+            return SYSTEM_FOLDER
+        case "operator" | "publisher":
+            return Path.home() / ".config/odyssey" / role
+    return SYSTEM_FOLDER / role
+
+
 async def enrol(endpoint: Endpoint, token: str, role: str, name: str, folder: Path) -> Enrolled:
     """Join the cluster as `role`/`name` and write certificate, key (mode 0600) and CA into `folder`.
 
     The key is made here and never leaves. What stood in `folder` is replaced only once everything is there. Raises
     EnrolmentError, OSError.
     """
+    _check_folder(folder, role)
     match = _TOKEN.fullmatch(token.strip())
     if match is None:
         raise EnrolmentError("this is no join token; one looks like ODY1-<64 hex digits>-<32 letters and digits>")
@@ -74,16 +93,27 @@ async def enrol(endpoint: Endpoint, token: str, role: str, name: str, folder: Pa
     certificate, cluster = _field(answer, "certificate"), _field(answer, "cluster")
     identity = Identity(cluster, role, name)
     _check_certificate(certificate, key, ca, identity)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_directory(folder)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    files = pki_files(folder)
-    await asyncio.to_thread(
-        _write_together,
-        {files.key: (private, 0o600), files.cert: (certificate.encode(), 0o644), files.ca: (ca.encode(), 0o644)},
-    )
-    return Enrolled(identity, files)
+    written = {
+        KEY_FILE: (private, PRIVATE_FILE),
+        CERTIFICATE_FILE: (certificate.encode(), PUBLIC_FILE),
+        CA_FILE: (ca.encode(), PUBLIC_FILE),
+    }
+    await asyncio.to_thread(write_together, folder, written)
+    return Enrolled(identity, pki_files(folder))
+
+
+def _check_folder(folder: Path, role: str) -> None:
+    """See that nobody else's identity is replaced: a host whose agent lost its own would not come back."""
+    try:
+        stands = pki_files(folder).identity()
+    except (OSError, IdentityError):
+        return  # nothing that is good for anything
+    if stands.role != role:
+        raise EnrolmentError(f"{folder} holds the certificate of {stands}; write that of a {role} elsewhere (--pki)")
 
 
 async def _pinned_ca(endpoint: Endpoint, fingerprint: str) -> str:
@@ -197,24 +227,3 @@ def _check_certificate(pem: str, key: ec.EllipticCurvePrivateKey, ca: str, expec
     uris = [str(uri) for uri in names.get_values_for_type(x509.UniformResourceIdentifier)]
     if uris != [str(expected)]:
         raise EnrolmentError(f"the certificate that came names {uris}, expected {expected}")
-
-
-def _write_together(files: Mapping[Path, tuple[bytes, int]]) -> None:
-    """Write all beside, flush them, then rename: what stood before is replaced by a whole set."""
-    drafts = []
-    for path, (content, mode) in files.items():
-        draft = path.with_name(f".{path.name}.new")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        drafts.append((draft, path))
-    for draft, path in drafts:
-        os.replace(draft, path)
-    folder = os.open(drafts[0][1].parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

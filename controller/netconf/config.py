@@ -5,7 +5,7 @@
 [netconf]
 orchestrators = ["tls:192.0.2.1:7420"]   # every odysseyd
 state_dir = "/var/lib/odyssey-netconf"    # the journal, and backups of the switches' configurations
-pki_dir = "/etc/odyssey/pki"              # cert.pem, key.pem (mode 0600), ca.pem
+pki_dir = "/etc/odyssey/pki/netconf"      # cert.pem, key.pem (mode 0600), ca.pem
 connect_seconds = 10.0                    # how long connecting to a switch may take
 request_seconds = 30.0                    # how long a switch may take for one answer
 keepalive_seconds = 10                    # between two SSH keepalive packets
@@ -32,10 +32,12 @@ from pathlib import Path
 from controller import settings
 from controller.settings import ConfigError
 from rdmp.endpoints import Endpoint
+from rdmp.enrolment import default_folder
 from rdmp.limits import Limits
 
 __all__ = ["DEFAULT_CONFIG", "Config", "ConfigError", "load"]
 DEFAULT_CONFIG = Path("/etc/odyssey/netconf.toml")
+DEFAULT_PKI = default_folder("netconf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Config:
 
     orchestrators: tuple[Endpoint, ...]
     state_dir: Path = Path("/var/lib/odyssey-netconf")
-    pki_dir: Path = Path("/etc/odyssey/pki")
+    pki_dir: Path = DEFAULT_PKI
     connect_seconds: float = 10.0
     request_seconds: float = 30.0
     keepalive_seconds: int = 10

@@ -18,6 +18,7 @@ from odyssey.cli.exits import Exit, Failure
 from odyssey.cli.text import seconds
 from rdmp.client import Client
 from rdmp.endpoints import Endpoint
+from rdmp.enrolment import default_folder
 from rdmp.messages import Welcome
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.tls import TlsFiles
@@ -26,7 +27,6 @@ T = TypeVar("T")
 OnProgress = Callable[[Mapping[str, Any]], None]
 
 SYSTEM_SOCKET = Path("/run/odyssey/odysseyd.sock")
-SYSTEM_PKI = Path("/etc/odyssey/pki")
 LAB_DIRECTORY = Path("/var/lib/odyssey-lab")
 LAB_SOCKET = Path("odysseyd/odysseyd.sock")
 
@@ -62,7 +62,7 @@ class ConnectionOptions:
         if self.socket and self.server:
             raise Failure("--socket and --server exclude each other: choose one", Exit.USAGE)
         if self.server:
-            pki = Path(self.pki) if self.pki else SYSTEM_PKI
+            pki = Path(self.pki) if self.pki else default_folder("operator")
             return Target(_endpoint(f"tls:{self.server}"), _tls_files(pki), self.reconnect)
         path = Path(self.socket) if self.socket else default_socket(environment)
         return Target(_endpoint(f"unix:{path.absolute()}"), None, self.reconnect)
@@ -91,7 +91,7 @@ def _tls_files(directory: Path) -> TlsFiles:
             raise Failure(
                 f"{path} is missing: --pki must name a directory with cert.pem, key.pem and ca.pem",
                 Exit.USAGE,
-                advice="`odysseyctl ca issue operator NAME --out DIR` makes one, where the CA is",
+                advice="`odysseyctl host join NAME --role operator` prints the command that fetches one",
             )
     return files
 

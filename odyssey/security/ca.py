@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from odyssey.security.files import PRIVATE_FILE, PUBLIC_FILE, make_private_directory, write_together
+from rdmp.files import PRIVATE_FILE, PUBLIC_FILE, make_private_directory, write_together
 
 ROLES = ("orchestrator", "agent", "controller", "netconf", "operator", "publisher", "switch")
 

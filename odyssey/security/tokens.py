@@ -19,9 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from odyssey.security.ca import CaError, subject_uri
-
-TOKEN_ROLES = ("agent", "controller", "netconf", "operator", "publisher")
-"""Who may join by a token. Orchestrators and switches get their files from `odysseyctl ca issue`."""
+from rdmp.enrolment import ROLES
 
 DEFAULT_LIFETIME = 3600.0
 LONGEST_LIFETIME = 7 * 86400.0
@@ -155,8 +153,8 @@ class JoinTokens:
 
     async def create(self, role: str, name: str, lifetime: float = DEFAULT_LIFETIME) -> IssuedToken:
         """Make a token with which `role`/`name` may join once within `lifetime` seconds. Raises TokenRefused."""
-        if role not in TOKEN_ROLES:
-            raise TokenRefused("role", f"no token for role {role!r}: allowed are {', '.join(TOKEN_ROLES)}")
+        if role not in ROLES:
+            raise TokenRefused("role", f"no token for role {role!r}: allowed are {', '.join(ROLES)}")
         try:
             subject_uri(self._cluster, role, name)
         except CaError as error:

@@ -6,7 +6,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import ssl
+import stat
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from odyssey.cli.commands.host import join_command
 from odyssey.security.ca import CertificateAuthority
 from odyssey.security.enrol import EnrolLimits, EnrolServer, enrol_context
 from odyssey.security.tokens import JoinTokens, MemoryTokenStore, TokenRecord, split_token
 from rdmp.endpoints import Endpoint
-from rdmp.enrolment import EnrolmentError, enrol
+from rdmp.enrolment import ROLES, EnrolmentError, enrol, pki_files
 from rdmp.frames import Decoder, encode
 
 SMALL = EnrolLimits(handshake_timeout=0.5, idle_timeout=0.5, burst=1000, lifetime=5)
@@ -160,6 +164,37 @@ async def test_the_agents_enrolment_gets_files_for_mutual_tls(site: Site, tmp_pa
     with pytest.raises(EnrolmentError, match="already used"):
         await enrol(endpoint, token.text, "agent", "h1", tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_the_printed_command_joins_with_every_role(site: Site, tmp_path: Path, role: str) -> None:
+    token = await site.tokens.create(role, "x1")
+    command = join_command("x1", token.text, f"127.0.0.1:{site.port}", role)
+    folder = tmp_path / role
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 4321, 4321)  # as of a daemon's own user
+    process = await asyncio.create_subprocess_shell(
+        f"{command} --pki {folder}", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert (process.returncode, f"joined as odyssey://lab/{role}/x1" in output.decode()) == (0, True), output
+    assert str(pki_files(folder).identity()) == f"odyssey://lab/{role}/x1"
+    for name, mode in (("key.pem", 0o600), ("cert.pem", 0o644), ("ca.pem", 0o644)):
+        status = (folder / name).stat()
+        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (4321, mode)
+
+
+async def test_a_certificate_of_another_role_is_not_replaced(site: Site, tmp_path: Path) -> None:
+    endpoint = Endpoint.parse(f"tls:127.0.0.1:{site.port}")
+    await enrol(endpoint, (await site.tokens.create("agent", "h1")).text, "agent", "h1", tmp_path)
+    token = await site.tokens.create("operator", "alice")
+    with pytest.raises(EnrolmentError, match=r"holds the certificate of odyssey://lab/agent/h1; .* \(--pki\)"):
+        await enrol(endpoint, token.text, "operator", "alice", tmp_path)
+    assert pki_files(tmp_path).identity().role == "agent"
+    await enrol(endpoint, token.text, "operator", "alice", tmp_path / "alice")
+    await enrol(endpoint, (await site.tokens.create("agent", "h2")).text, "agent", "h2", tmp_path)
+    assert pki_files(tmp_path).identity().name == "h2"
 
 
 async def test_the_agents_enrolment_stops_at_an_impostor(site: Site, tmp_path: Path) -> None:

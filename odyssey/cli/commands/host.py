@@ -15,9 +15,15 @@ from odyssey.cli.app import App, output_option
 from odyssey.cli.output import Column
 from odyssey.cli.parameters import duration
 from odyssey.cli.text import cell, json_text, seconds, since
-from odyssey.security.tokens import TOKEN_ROLES
+from rdmp.enrolment import ROLES, TOKEN_VARIABLE
 
 ENROL_PORT = 7421
+_WHO = {
+    "agent": "On {name}, as root",
+    "operator": "As the user who will type odysseyctl --server",
+    "publisher": "As the user who will publish",
+}
+_OTHERS = "As root, where {name} runs"
 
 _HOSTS = (
     Column("HOST", "host"),
@@ -79,13 +85,14 @@ def show(app: App, name: str) -> None:
     help="How long the token is good (30m, 1h, 2d).",
 )
 @click.option("--enrol", metavar="HOST:PORT", help="Where the new host reaches the enrolment port.")
-@click.option("--role", type=click.Choice(TOKEN_ROLES), default="agent", show_default=True)
+@click.option("--role", type=click.Choice(ROLES), default="agent", show_default=True)
 @output_option
 @click.pass_obj
 def join(app: App, name: str, ttl: float, enrol: str | None, role: str) -> None:
     """Make a one-time token for host NAME and print the command to type there.
 
-    The token pins the cluster's CA. It is shown once and stored as a hash only.
+    The token pins the cluster's CA. It is shown once and stored as a hash only. The command takes it from the
+    environment, for other users can read arguments.
     """
     answer = app.ask("token.create", {"role": role, "name": name, "ttl": ttl})
     server = enrol or _address(answer) or _guess(app)
@@ -94,7 +101,8 @@ def join(app: App, name: str, ttl: float, enrol: str | None, role: str) -> None:
         app.out.data({**answer, "server": server, "command": command})
         return
     left = float(answer.get("expires") or 0) - time.time()
-    app.out.note(f"On {name}, as root, within {seconds(max(left, 0))} (the token works once):")
+    who = _WHO.get(role, _OTHERS).format(name=name)
+    app.out.note(f"{who}, within {seconds(max(left, 0))} (the token works once):")
     app.out.raw(command)
     if server is None:
         app.out.note("HOST is the address of odysseyd as the new host reaches it; --enrol HOST:PORT fills it in.")
@@ -102,10 +110,10 @@ def join(app: App, name: str, ttl: float, enrol: str | None, role: str) -> None:
 
 def join_command(name: str, token: str, server: str | None, role: str) -> str:
     """The exact command for the newcomer."""
-    words = ["odyssey-agent", "join", "--server", server or f"HOST:{ENROL_PORT}", "--name", name, "--token", token]
+    words = ["odyssey-agent", "join", "--server", server or f"HOST:{ENROL_PORT}", "--name", name]
     if role != "agent":
         words += ["--role", role]
-    return shlex.join(words)
+    return f"{TOKEN_VARIABLE}={shlex.quote(token)} {shlex.join(words)}"
 
 
 def _address(answer: Mapping[str, Any]) -> str | None:

@@ -91,7 +91,8 @@ def created(call: Any) -> dict[str, Any]:
 def test_join_prints_the_exact_command(ctl: Ctl, daemon: FakeDaemon) -> None:
     daemon.answers["token.create"] = lambda call: {**created(call), "enrol": "192.0.2.1:7421"}
     result = ctl("host", "join", "h1")
-    expected = ["odyssey-agent", "join", "--server", "192.0.2.1:7421", "--name", "h1", "--token", TOKEN]
+    words = ["odyssey-agent", "join", "--server", "192.0.2.1:7421", "--name", "h1"]
+    expected = [f"ODYSSEY_TOKEN={TOKEN}", *words]
     assert (result.exit_code, shlex.split(result.stdout)) == (0, expected)
     assert "On h1, as root, within 59 min" in result.stderr
     assert daemon.calls == [("token.create", {"role": "agent", "name": "h1", "ttl": 3600.0})]

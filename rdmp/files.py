@@ -21,14 +21,16 @@ def make_private_directory(directory: Path) -> None:
 def write_together(directory: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
     """Write `files` (name -> content, mode) into `directory`, each replaced by rename.
 
-    All contents are on disk before the first rename, so a full disk changes nothing. Raises OSError.
+    All contents are on disk before the first rename, so a full disk changes nothing. What root writes belongs to whom
+    the directory belongs: the daemons whose keys these are do not run as root. Raises OSError.
     """
+    owner = directory.stat()
     waiting: list[tuple[Path, Path]] = []
     try:
         for name, (content, mode) in files.items():
             draft = directory / f".{name}.{secrets.token_hex(4)}"
             waiting.append((draft, directory / name))
-            _write_draft(draft, content, mode)
+            _write_draft(draft, content, mode, (owner.st_uid, owner.st_gid))
         for draft, final in waiting:
             draft.replace(final)
     except OSError:
@@ -38,10 +40,12 @@ def write_together(directory: Path, files: Mapping[str, tuple[bytes, int]]) -> N
     _sync_directory(directory)
 
 
-def _write_draft(path: Path, content: bytes, mode: int) -> None:
+def _write_draft(path: Path, content: bytes, mode: int, owner: tuple[int, int]) -> None:
     """Create `path` with `mode` from its first byte on, and flush it to disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as stream:
+        if os.geteuid() == 0:
+            os.fchown(stream.fileno(), *owner)
         os.fchmod(stream.fileno(), mode)  # the umask may have taken bits away
         stream.write(content)
         stream.flush()
