@@ -21,7 +21,7 @@ from agents.driver import HostDriver, NodeError
 from agents.participant import AgentParticipant
 from agents.secrets import Secrets
 from rdmp.endpoints import Endpoint
-from rdmp.enrolment import ROLES, TOKEN_VARIABLE, EnrolmentError, default_folder, enrol, pki_files
+from rdmp.enrolment import ROLES, TOKEN_VARIABLE, EnrolmentError, default_folder, enrol, own_identity, pki_files
 from rdmp.journal import JournalError
 from rdmp.process import FolderHeldError, notify, only_one, stop_signal
 from rdmp.runner import ParticipantRunner
@@ -34,10 +34,6 @@ EXIT_FAILED = 1
 _log = logging.getLogger("odyssey-agent")
 
 
-class AgentError(Exception):
-    """The agent cannot start; the text says why and what to do."""
-
-
 def main() -> None:
     """Entry point of `odyssey-agent`."""
     arguments = _parser().parse_args()
@@ -48,7 +44,7 @@ def main() -> None:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         asyncio.run(run(config))
-    except (ConfigError, AgentError, IdentityError, FolderHeldError) as error:
+    except (ConfigError, IdentityError, FolderHeldError) as error:
         print(f"odyssey-agent: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     except (EnrolmentError, NodeError, JournalError, OSError) as error:
@@ -88,7 +84,7 @@ async def _join(arguments: argparse.Namespace) -> None:
 async def run(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT; its nodes run on. Raises whatever ends it early."""
     stop = stop_signal()
-    identity = _identity(config)
+    identity = own_identity(config.pki_dir, "agent")
     with only_one(config.state_dir, "agent"):
         driver = _driver(config, identity)
         await driver.open()
@@ -128,19 +124,6 @@ async def _serve(config: Config, identity: Identity, driver: HostDriver, stop: a
     await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
-
-
-def _identity(config: Config) -> Identity:
-    try:
-        identity = pki_files(config.pki_dir).identity()
-    except FileNotFoundError as error:
-        raise AgentError(
-            f"{error.filename} is missing: this host has not joined; make a token with `odysseyctl host join NAME` and"
-            " type the command that it prints"
-        ) from error
-    if identity.role != "agent":
-        raise AgentError(f"the certificate in {config.pki_dir} is of {identity}; an agent needs the role agent")
-    return identity
 
 
 def _driver(config: Config, identity: Identity) -> DockerDriver:

@@ -44,7 +44,7 @@ class Network:
 
     async def reasons(self, attachment: Attachment, nics: Mapping[str, HostNic]) -> tuple[str, ...]:
         """Tell why a node cannot be attached here, in words for people. Raises NetworkError."""
-        found = (*plan.nic_reasons(attachment, nics, ipv6=self.ipv6), *vlan.reasons(attachment, nics))
+        found = (*plan.nic_reasons(attachment, nics, ipv6=self.ipv6), *vlan.reasons(attachment, nics, self._alias))
         if found or self._makes_vlans or not vlan.needs_support(attachment, nics):
             return found
         try:
@@ -56,7 +56,7 @@ class Network:
 
     async def make_vlans(self, attachment: Attachment, nics: Mapping[str, HostNic]) -> Mapping[str, HostNic]:
         """Bring the VLAN interfaces below a node into order; returns the interfaces of then. Raises NetworkError."""
-        if not (lines := vlan.make_commands(attachment, nics, self._alias)):
+        if not (lines := vlan.make_commands(attachment, nics, self._alias, ipv6=self.ipv6)):
             return nics
         await _ip(["-batch", "-"], _text(lines), None)
         return await self.host_nics()
@@ -218,6 +218,8 @@ async def _run(command: list[str], batch: str | None, namespace: Namespace | Non
             done = await in_thread(run)
     except FileNotFoundError as error:
         raise NetworkError(f"the program {command[0]} is missing; install iproute2 and util-linux") from error
+    except OSError as error:  # no memory, no process, no descriptor at the moment
+        raise NetworkError(f"the program {command[0]} cannot be started: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise NetworkError(f"{' '.join(command)} did not end within {IP_TIMEOUT:g} s") from error
     if done.returncode != 0:

@@ -71,6 +71,9 @@ class AgentParticipant(Participant):
         for key, document in state.items():
             if key.startswith(ABORTED_PREFIX):
                 self._aborted[key.removeprefix(ABORTED_PREFIX)] = Operation.parse(document)
+        for tx in in_doubt:
+            if tx.stage == "stop":  # it has begun: nobody brings back what is already gone until it is repeated
+                self._table.stopping(Operation.parse(tx.operation).stop)
         self._avoided = tuple(state.get(PREFER_KEY, {}).get("avoid", ()))
         await self._driver.prefer(self._avoided)
         self.restored.set()

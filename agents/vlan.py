@@ -3,7 +3,7 @@
 
 One `<nic>.<vlan>` for each NIC and network. The agent makes it with the first node that needs it and removes it with
 the last. Its alias (ip-link(8)) tells that it is the agent's: an interface that somebody else made is used if it is the
-right one, and never changed or removed.
+right one and up, and never changed or removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NO_KERNEL_SUPPORT = (
 )
 
 
-def reasons(attachment: Attachment, nics: Mapping[str, HostNic]) -> tuple[str, ...]:
+def reasons(attachment: Attachment, nics: Mapping[str, HostNic], alias: str) -> tuple[str, ...]:
     """Tell why the VLAN interfaces of a node cannot be had on this host, in words for people."""
     found = [
         f"taggedNics names {nic}, which is not one of nics ({', '.join(attachment.nics)})"
@@ -42,7 +42,11 @@ def reasons(attachment: Attachment, nics: Mapping[str, HostNic]) -> tuple[str, .
             )
         elif standing is not None and (standing.kind, standing.parent, standing.vlan) != (KIND, nic, attachment.vlan):
             found.append(f"interface {name} of this host is not VLAN {attachment.vlan} of {nic}; remove or rename it")
-        elif standing is not None and not standing.alias and standing.mtu < attachment.mtu:
+        elif standing is not None and standing.alias != alias and not standing.up and nic in nics and nics[nic].up:
+            found.append(
+                f"interface {name} is down and not the agent's to change; run: ip link set dev {name} up, or remove it"
+            )
+        elif standing is not None and standing.alias != alias and standing.mtu < attachment.mtu:
             found.append(
                 f"interface {name} has MTU {standing.mtu}, the node needs {attachment.mtu};"
                 f" run: ip link set dev {name} mtu {attachment.mtu}"
@@ -55,10 +59,11 @@ def needs_support(attachment: Attachment, nics: Mapping[str, HostNic]) -> bool:
     return any(name not in nics for name in attachment.vlan_interfaces)
 
 
-def make_commands(attachment: Attachment, nics: Mapping[str, HostNic], alias: str) -> list[str]:
+def make_commands(attachment: Attachment, nics: Mapping[str, HostNic], alias: str, *, ipv6: bool = True) -> list[str]:
     """Return the `ip -batch` lines, for the host, that bring the VLAN interfaces of a node into order.
 
-    NICs that are down are left out: what lies on them cannot be set up.
+    `ipv6`: the kernel has IPv6, and so link-local addresses to be kept off. NICs that are down are left out: what lies
+    on them cannot be set up.
     """
     lines = []
     for nic, name in sorted(_wanted(attachment).items()):
@@ -67,10 +72,13 @@ def make_commands(attachment: Attachment, nics: Mapping[str, HostNic], alias: st
         standing = nics.get(name)
         if standing is None:
             lines.append(f"link add link {nic} name {name} type vlan id {attachment.vlan}")
+            # First of all, so that it is ours whatever fails after; the kernel takes no alias when a link is made.
+            lines.append(f"link set dev {name} alias {alias}")
         elif standing.alias != alias or (standing.up and standing.mtu >= attachment.mtu):
             continue
         # No address of its own: the host itself has no part in the VLAN.
-        lines.append(f"link set dev {name} alias {alias} addrgenmode none arp off mtu {attachment.mtu} up")
+        quiet = "addrgenmode none arp off" if ipv6 else "arp off"
+        lines.append(f"link set dev {name} {quiet} mtu {attachment.mtu} up")
     return lines
 
 

@@ -16,7 +16,7 @@ from controller.metrics_server import MetricsError, MetricsServer
 from controller.openflow.terminator import Terminator
 from controller.participant import ControllerParticipant
 from controller.tenure import Tenure, TenureError
-from rdmp.enrolment import pki_files
+from rdmp.enrolment import own_identity, pki_files
 from rdmp.journal import JournalError
 from rdmp.process import FolderHeldError, notify, only_one, stop_signal
 from rdmp.runner import ParticipantRunner
@@ -29,10 +29,6 @@ EXIT_FAILED = 1
 _log = logging.getLogger("odyssey-controller")
 
 
-class ControllerError(Exception):
-    """The controller cannot start; the text says why and what to do."""
-
-
 def main() -> None:
     """Entry point of ``odyssey-controller``."""
     parser = argparse.ArgumentParser(prog="odyssey-controller", description="Odyssey's controller of the switches.")
@@ -43,7 +39,7 @@ def main() -> None:
         config = load(arguments.config)
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         asyncio.run(run(config))
-    except (ConfigError, ControllerError, IdentityError, FolderHeldError, MetricsError) as error:
+    except (ConfigError, IdentityError, FolderHeldError, MetricsError) as error:
         print(f"odyssey-controller: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     except (JournalError, IntentRefused, TenureError, OSError) as error:
@@ -54,10 +50,7 @@ def main() -> None:
 async def run(config: Config) -> None:
     """Run until SIGTERM or SIGINT; the switches go on as they are.  Raises whatever ends it early."""
     stop = stop_signal()
-    files = pki_files(config.pki_dir)
-    identity = files.identity()
-    if identity.role != "controller":
-        raise ControllerError(f"{files.cert} is of {identity}; it must have the role controller")
+    identity = own_identity(config.pki_dir, "controller")
     with only_one(config.state_dir, "controller"):
         await _serve(config, identity, stop)
 

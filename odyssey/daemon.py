@@ -34,18 +34,20 @@ from odyssey.state.decisions import StoreDecisionLog
 from odyssey.state.eventlog import StoreEventLog
 from odyssey.state.retention import Retention
 from odyssey.state.sqlite import SqliteStore
-from odyssey.state.store import Store, StoreError
+from odyssey.state.store import LeaseHeldError, Store, StoreError, StoreUnusableError
 from odyssey.state.tokens import StoredTokens
 from odyssey.state.view import StateView
+from rdmp.enrolment import own_identity
 from rdmp.hub import Hub
 from rdmp.limits import Limits
 from rdmp.process import notify, stop_signal
-from rdmp.tls import Identity, server_context
+from rdmp.tls import Identity, IdentityError, server_context
 from rdmp.tuning import collect_rarely
 
 _log = logging.getLogger("odysseyd")
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: a restart does not help."""
+EXIT_FAILED = 1
 
 
 def main() -> None:
@@ -59,9 +61,12 @@ def main() -> None:
         logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         collect_rarely()
         asyncio.run(_run(config))
-    except (ConfigError, StoreError, CaError, ValueError) as error:
+    except (ConfigError, StoreUnusableError, LeaseHeldError, CaError, IdentityError) as error:
         print(f"odysseyd: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
+    except (StoreError, OSError) as error:
+        print(f"odysseyd: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
 
 
 async def _run(config: Config) -> None:
@@ -131,10 +136,12 @@ def _assemble(
     config: Config, state: _State, tokens: JoinTokens | None, epoch: int
 ) -> tuple[Hub, Settler, Bus, Leadership]:
     """Wire the parts; nothing serves yet."""
-    roles = roles_from_documents(config.roles)
+    try:
+        roles, limits = roles_from_documents(config.roles), Limits.from_table(config.rdmp)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     api = Api(roles)
     identity = Identity(config.cluster, "orchestrator", config.name)
-    limits = Limits.from_table(config.rdmp)
     hub = Hub(identity, state.decisions, state.events, api, epoch, state.view.incarnation, limits)
     leadership = Leadership(hub, state.store, state.view, state.decisions, config.limits, epoch)
     questions = Questions(hub, config.limits.agent_timeout, leadership.spokesman)
@@ -156,6 +163,7 @@ async def _serve(config: Config, hub: Hub) -> None:
     config.unix_socket.parent.mkdir(parents=True, exist_ok=True)
     await hub.serve_unix(config.unix_socket)
     if config.tls_listen:
+        own_identity(config.pki_dir, "orchestrator")
         files = config.pki_dir
         context = server_context(files / "cert.pem", files / "key.pem", files / "ca.pem")
         await hub.serve_tls(*config.tls_listen, context)

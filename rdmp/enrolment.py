@@ -61,6 +61,22 @@ def pki_files(folder: Path) -> TlsFiles:
     return TlsFiles(folder / CERTIFICATE_FILE, folder / KEY_FILE, folder / CA_FILE)
 
 
+def own_identity(folder: Path, role: str) -> Identity:
+    """Return who the program with this folder is; raises IdentityError that says what to do, OSError."""
+    files = pki_files(folder)
+    try:
+        found = files.identity()
+    except FileNotFoundError as error:
+        how = "prints the command that fetches it"
+        makes = f"`odysseyctl host join NAME{'' if role == 'agent' else f' --role {role}'}` {how}"
+        if role not in ROLES:
+            makes = f"`odysseyctl ca issue {role} NAME --out {folder}` makes it"
+        raise IdentityError(f"{error.filename} is missing: this {role} has not joined; {makes}") from error
+    if found.role != role:
+        raise IdentityError(f"{files.cert} is of {found}; it must have the role {role}")
+    return found
+
+
 def default_folder(role: str) -> Path:
     """Return where programs of a role look for their files: one folder each, for they run as different users.
 

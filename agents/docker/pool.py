@@ -71,21 +71,44 @@ class Pool:
         self._wanted.set()
 
     async def _adopt_all(self) -> None:
-        """Take over what an earlier run of the agent left; those that do not run are started again."""
-        listed = [Listed.parse(item) for item in await self._engine.containers(self._owner.filters())]
-        known = {sandbox.id for sandbox in self._ready}
-        for item in listed:
-            if item.role == POOL and item.id not in known:
-                await self._adopt(item.id)
+        """Take over what an earlier run of the agent left, or a call that the engine carried out too late.
 
-    async def _adopt(self, identity: str) -> None:
-        if (found := await self._inspect(identity)) is None:
-            return
-        if not found.running:
-            await self._engine.start(identity)
+        Those that do not run are started again; what cannot be used, or is too much, is removed.
+        """
+        listed = [Listed.parse(item) for item in await self._engine.containers(self._owner.filters())]
+        for item in listed:
+            if item.role != POOL or self._knows(item.id):
+                continue
+            try:
+                if len(self._ready) >= self._size or not await self._adopt(item.id):
+                    await self._engine.remove(item.id)
+            except EngineError as error:
+                if error.unreachable:
+                    raise
+                _log.warning("sandbox %s of the pool cannot be removed: %s", item.name, error)
+
+    def _knows(self, identity: str) -> bool:
+        ours = {sandbox.id for sandbox in self._ready} | self._reserved | self._withdrawn
+        return identity in ours
+
+    async def _adopt(self, identity: str) -> bool:
+        """Put a sandbox into the pool; False if it is of no use."""
+        found = await self._inspect(identity)
+        if found is not None and not found.running:
+            try:
+                await self._engine.start(identity)
+            except EngineError as error:
+                if error.unreachable:
+                    raise
+                _log.warning("sandbox %s of the pool does not start: %s", found.name, error)
+                return False
             found = await self._inspect(identity)
-        if found is not None and found.running and found.id not in self._withdrawn:
+        if found is None or not found.running:
+            return False
+        # Meanwhile a node may have got it: then it has a node's name, or gets it at this moment.
+        if found.name.startswith(POOL_PREFIX) and not self._knows(identity):
             self._ready.append(Sandbox(found.id, found.pid))
+        return True
 
     def reserve(self) -> Sandbox | None:
         """Take a sandbox out of the pool, None if it is empty; `name` gives it to its node."""
@@ -135,7 +158,10 @@ class Pool:
         return await self._running(sandbox.id)
 
     async def run(self) -> None:
-        """Take over the pool that stands, then keep it full, for ever; run it as a task."""
+        """Take over the pool that stands, then keep it full, for ever; run it as a task.
+
+        After a failure what stands is looked at again: a call that timed out may have been carried out.
+        """
         adopted = False
         while True:
             self._wanted.clear()
@@ -145,6 +171,7 @@ class Pool:
                     adopted = True
                 await self._fill()
             except EngineError as error:
+                adopted = False
                 _log.warning("the pool of sandboxes cannot be filled: %s; next try in %g s", error, RETRY_SECONDS)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue

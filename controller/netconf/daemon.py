@@ -16,7 +16,7 @@ from controller.netconf.devices import Reconnect
 from controller.netconf.driver import Tuning
 from controller.netconf.participant import NetconfParticipant
 from controller.netconf.ssh import SshSession, Waits
-from rdmp.enrolment import pki_files
+from rdmp.enrolment import own_identity, pki_files
 from rdmp.journal import JournalError
 from rdmp.process import FolderHeldError, notify, only_one, stop_signal
 from rdmp.runner import ParticipantRunner
@@ -26,10 +26,6 @@ EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: a restart does not help
 EXIT_FAILED = 1
 
 _log = logging.getLogger("odyssey-netconf")
-
-
-class NetconfDaemonError(Exception):
-    """The daemon cannot start; the text says why and what to do."""
 
 
 def main() -> None:
@@ -43,7 +39,7 @@ def main() -> None:
         for noisy in ("ncclient", "paramiko"):
             logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
         asyncio.run(run(config))
-    except (ConfigError, NetconfDaemonError, IdentityError, FolderHeldError) as error:
+    except (ConfigError, IdentityError, FolderHeldError) as error:
         print(f"odyssey-netconf: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
     except (JournalError, OSError) as error:
@@ -54,10 +50,7 @@ def main() -> None:
 async def run(config: Config) -> None:
     """Run until SIGTERM or SIGINT; the switches stay as they are.  Raises whatever ends it early."""
     stop = stop_signal()
-    files = pki_files(config.pki_dir)
-    identity = files.identity()
-    if identity.role != "netconf":
-        raise NetconfDaemonError(f"{files.cert} is of {identity}; it must have the role netconf")
+    identity = own_identity(config.pki_dir, "netconf")
     with only_one(config.state_dir, "odyssey-netconf"):
         await _serve(config, identity, stop)
 

@@ -22,6 +22,7 @@ from odyssey.state.store import (
     Set,
     Store,
     StoreError,
+    StoreUnusableError,
     Written,
 )
 from rdmp.groupcommit import GroupCommit
@@ -114,7 +115,7 @@ def _prepare(connection: sqlite3.Connection) -> str:
         found = {"schema": str(SCHEMA_VERSION), "incarnation": uuid.uuid4().hex, "epoch": "0"}
         connection.executemany("INSERT INTO meta VALUES (?, ?)", list(found.items()))
     if int(found["schema"]) > SCHEMA_VERSION:
-        raise StoreError(
+        raise StoreUnusableError(
             f"the store has schema version {found['schema']}, this odysseyd knows {SCHEMA_VERSION}; "
             "start a newer odysseyd, or restore the backup made before the upgrade"
         )

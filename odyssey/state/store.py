@@ -18,6 +18,10 @@ class StoreError(Exception):
     """The store cannot serve: what failed, where, and what to do."""
 
 
+class StoreUnusableError(StoreError):
+    """It will serve no start of this program, however often one tries."""
+
+
 class LeaseHeldError(StoreError):
     """Another orchestrator leads on this store."""
 

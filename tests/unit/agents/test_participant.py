@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -242,6 +243,19 @@ async def test_a_restart_restores_what_was_committed(stage: Stage) -> None:
     observed = await other.participant.observe()
     assert observed["revision"] == 1
     assert observed["nodes"]["shop-app-3"]["phase"] == "admitted"
+
+
+async def test_a_node_whose_stop_has_begun_is_not_brought_back_by_the_next_agent(stage: Stage) -> None:
+    await stage.add("t1")
+    await stage.add("t2", "shop-app-4")
+    state = {key: value for key, value in stage.state.items() if value is not None}
+    other = Stage(FakeDriver())
+    stop = other.tx("t3", operation(stop={"nodes": ["shop-app-3"]}))
+    await other.participant.restore(state, [replace(stop, stage="stop")])
+    await other.participant.restorer.restore()
+    assert other.driver.kept == {"shop-app-4"}
+    await other.commit(stop, "stop")
+    assert other.state["node/shop-app-3"] is None
 
 
 async def test_the_restoring_loop_tells_failures_once_and_recoveries(stage: Stage) -> None:

@@ -33,8 +33,10 @@ def test_missing_interfaces_are_made_without_an_address_of_the_host() -> None:
     assert vlan.needs_support(NODE, NICS) and not vlan.needs_support(NODE, WITH)
     assert vlan.make_commands(ONE, NICS, ALIAS) == [
         "link add link eth1 name eth1.120 type vlan id 120",
-        f"link set dev eth1.120 alias {ALIAS} addrgenmode none arp off mtu 1500 up",
+        f"link set dev eth1.120 alias {ALIAS}",
+        "link set dev eth1.120 addrgenmode none arp off mtu 1500 up",
     ]
+    assert vlan.make_commands(ONE, NICS, ALIAS, ipv6=False)[-1] == "link set dev eth1.120 arp off mtu 1500 up"
     assert vlan.make_commands(NODE, WITH, ALIAS) == []
     assert vlan.make_commands(spec().attachment, NICS, ALIAS) == []
 
@@ -42,15 +44,15 @@ def test_missing_interfaces_are_made_without_an_address_of_the_host() -> None:
 def test_our_own_is_set_up_anew_and_nothing_is_done_on_a_nic_that_is_down() -> None:
     down = {**WITH, "eth0.120": replace(OURS, up=False)}
     assert vlan.make_commands(NODE, down, ALIAS) == [
-        f"link set dev eth0.120 alias {ALIAS} addrgenmode none arp off mtu 1500 up"
+        "link set dev eth0.120 addrgenmode none arp off mtu 1500 up"
     ]
     assert vlan.make_commands(NODE, {**down, "eth0": replace(NICS["eth0"], up=False)}, ALIAS) == []
     assert vlan.make_commands(NODE, {**WITH, "eth0.120": replace(OURS, mtu=1400)}, ALIAS) != []
 
 
 def test_an_interface_of_somebody_else_is_used_and_left_as_it_is() -> None:
-    nics = {**WITH, "eth0.120": replace(FOREIGN, up=False)}
-    assert vlan.reasons(NODE, nics) == ()
+    nics = {**WITH, "eth0.120": FOREIGN}
+    assert vlan.reasons(NODE, nics, ALIAS) == ()
     assert vlan.make_commands(NODE, nics, ALIAS) == []
     assert vlan.drop_commands(nics, frozenset(), ALIAS) == ["link del dev eth1.120"]
 
@@ -81,6 +83,7 @@ def test_only_what_is_ours_is_removed(change: dict[str, Any]) -> None:
         (NODE, {**NICS, "eth0.120": replace(OURS, parent="eth1")}, "eth0.120 of this host is not VLAN 120 of eth0"),
         (NODE, {**NICS, "eth0.120": replace(OURS, kind="macvlan")}, "eth0.120 of this host is not VLAN 120 of eth0"),
         (NODE, {**NICS, "eth0.120": replace(FOREIGN, mtu=1400)}, "run: ip link set dev eth0.120 mtu 1500"),
+        (NODE, {**NICS, "eth0.120": replace(FOREIGN, up=False)}, "run: ip link set dev eth0.120 up, or remove it"),
         (
             spec(nics=["enp129s0f0np0"], vlan=120, taggedNics=["enp129s0f0np0"]).attachment,
             {"enp129s0f0np0": NICS["eth0"]},
@@ -89,5 +92,5 @@ def test_only_what_is_ours_is_removed(change: dict[str, Any]) -> None:
     ],
 )
 def test_reasons_against_a_host(node: Attachment, nics: dict[str, HostNic], reason: str) -> None:
-    (found,) = vlan.reasons(node, nics)
+    (found,) = vlan.reasons(node, nics, ALIAS)
     assert reason in found

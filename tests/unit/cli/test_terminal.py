@@ -79,7 +79,7 @@ def test_tables_on_a_terminal(daemon: FakeDaemon) -> None:
     assert re.search(r"shop-app-1 +shop +app +h1 +172\.16\.20\.2", seen)
 
 
-@pytest.mark.parametrize(("typed", "code", "calls"), [(b"y\n", 0, 1), (b"n\n", 3, 0)])
+@pytest.mark.parametrize(("typed", "code", "calls"), [(b"y\n", 0, 1), (b"n\n", 3, 0), (b"\x04", 130, 0)])
 def test_removing_a_platform_asks_a_person_first(daemon: FakeDaemon, typed: bytes, code: int, calls: int) -> None:
     daemon.answers.update({"service.call": DONE, "node.list": ANSWERS["node.list"]})
     found, seen = on_terminal(daemon, "platform", "rm", "shop", typed=typed)
