@@ -283,11 +283,17 @@ class ParticipantRunner:
         self._events.append((topic, data))
         self._events_waiting.set()
 
+    def _leader(self) -> Session | None:
+        """Return the session with the highest epoch; one that is closing takes nothing more, and is still known."""
+        open_ = {name: session for name, session in self._sessions.items() if not session.closing}
+        name = max(open_, key=self._epochs.__getitem__, default=None)
+        return None if name is None else open_[name]
+
     async def _publish_events(self) -> None:
         """Send events in order to the orchestrator with the highest epoch; each until it is stored there."""
         while True:
             self._events_waiting.clear()
-            leader = max(self._sessions, key=self._epochs.__getitem__, default=None)
+            leader = self._leader()
             if leader is None or not (self._events or self._events_dropped):
                 await self._events_waiting.wait()
                 continue
@@ -296,10 +302,10 @@ class ParticipantRunner:
                 self._events.appendleft(("participant.events_dropped", {"name": self.identity.name, "count": count}))
             topic, data = event = self._events[0]
             try:
-                await self._sessions[leader].request(
-                    functools.partial(Publish, topic=topic, data=data), self.limits.call_timeout
-                )
+                await leader.request(functools.partial(Publish, topic=topic, data=data), self.limits.call_timeout)
             except PeerAbsent:
+                # A request may fail without having waited: without a pause nothing else would ever run.
+                await asyncio.sleep(self.limits.reconnect_min)
                 continue
             except RpcError as error:
                 if error.code in ("overloaded", "timeout", "internal"):
