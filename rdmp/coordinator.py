@@ -21,6 +21,7 @@ from typing import Literal
 from rdmp.limits import Limits
 from rdmp.messages import Abort, Aborted, Commit, Done, Error, Inquire, Message, Prepare, Vote
 from rdmp.records import ABORT_STAGE, Decision, TxProgress, TxRecord
+from rdmp.texts import clipped, named
 
 Timer = Literal["deadline", "absent", "repeat", "answer"]
 
@@ -267,9 +268,9 @@ class Coordinator:
         missing = tuple(self._missing)
         match name:
             case "deadline":
-                self._veto(f"no vote from {', '.join(missing)} within {self.record.deadline:g} s")
+                self._veto(f"no vote from {named(missing)} within {self.record.deadline:g} s")
             case "absent" if absent := [peer for peer in missing if peer not in self._connected]:
-                self._veto(f"not connected for {self._limits.peer_wait:g} s: {', '.join(absent)}")
+                self._veto(f"not connected for {self._limits.peer_wait:g} s: {named(absent)}")
             case "answer":
                 self._answer()
             case "repeat" if self.phase not in (Phase.FINISHING, Phase.FINISHED):
@@ -439,7 +440,7 @@ class Coordinator:
             case Phase.COMMITTING:
                 message = Commit(record.id, record.seq, self._epoch, self._stage or "")
             case _:
-                message = Abort(record.id, record.seq, self._epoch, self._low_water, record.reason)
+                message = Abort(record.id, record.seq, self._epoch, self._low_water, clipped(record.reason))
         self._out.append(Send(peer, message))
 
     def _wait_for(self, absent: list[str]) -> None:
@@ -491,6 +492,6 @@ def answer_inquiry(record: TxRecord | None, inquiry: Inquire, peer: str, epoch: 
     if record is None or peer not in record.participants:
         return [Abort(inquiry.tx, inquiry.seq, epoch, low_water, "unknown to the decision log")]
     if record.state == "aborted":
-        return [Abort(record.id, record.seq, epoch, low_water, record.reason)]
+        return [Abort(record.id, record.seq, epoch, low_water, clipped(record.reason))]
     stages = record.participants[peer]["stages"]
     return [Commit(record.id, record.seq, epoch, stage) for stage in record.stages if stage in stages]

@@ -22,6 +22,7 @@ from rdmp.messages import Error, EventMessage
 from rdmp.moment import rfc3339
 from rdmp.rpc import RpcError
 from rdmp.session import Session
+from rdmp.texts import clip
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -252,7 +253,7 @@ class EventBus:
             self._subscriptions.pop((one.session, one.id), None)
         except Exception as error:
             _log.exception("a subscription failed")
-            one.session.send(Error("internal", f"the subscription failed: {error}", None, one.id))
+            one.session.send(Error("internal", clip(f"the subscription failed: {error}"), None, one.id))
             self._subscriptions.pop((one.session, one.id), None)
 
     def _lost(self, one: _Subscription, following: int) -> None:

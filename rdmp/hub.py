@@ -40,6 +40,7 @@ from rdmp.records import TxProgress, TxRecord
 from rdmp.refusals import Refusals
 from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcHandler, RpcTimeout
 from rdmp.session import Origin, Session, SessionOwner
+from rdmp.texts import clip
 from rdmp.tls import Identity, IdentityError, peer_identity, reserved_role
 
 __all__ = ["Hub", "PeerAbsent", "PeerInfo", "RpcError", "RpcHandler", "RpcTimeout"]
@@ -403,7 +404,7 @@ class Hub(SessionOwner):
         return None
 
     def _forbid(self, session: Session, text: str, ref: str | None = None) -> None:
-        session.send(Error("forbidden", text, None, ref))
+        session.send(Error("forbidden", clip(text), None, ref))
         session.offence("forbidden", text)
 
     # Events of peers

@@ -41,6 +41,7 @@ from rdmp.participant_table import (
     Step,
     Write,
 )
+from rdmp.texts import clip, clipped
 
 Json = Mapping[str, Any]
 INQUIRE = "inquire"  # the timer that is not of one transaction
@@ -231,7 +232,7 @@ class ParticipantCore:
     def _prepare_again(self, live: _Live) -> None:
         entry = live.entry
         if entry.phase in (Phase.ABORTING, Phase.ABORTED):
-            self._send(live.peer, Vote(entry.id, "no", entry.reason or "aborted before", entry.detail))
+            self._send(live.peer, Vote(entry.id, "no", clip(entry.reason or "aborted before"), entry.detail))
         elif entry.phase is not Phase.PREPARING and not live.busy:
             self._vote_yes(live)
 
@@ -310,7 +311,7 @@ class ParticipantCore:
                 if live.owes_no:
                     # A no is final from here on; the coordinator need not wait until the traces are gone.
                     live.owes_no = False
-                    self._send(live.peer, Vote(entry.id, "no", entry.reason, entry.detail))
+                    self._send(live.peer, Vote(entry.id, "no", clipped(entry.reason), entry.detail))
                 self._run(live, "abort")
             case Phase.ABORTED:
                 self._send(live.peer, Aborted(entry.id))
@@ -420,10 +421,10 @@ class ParticipantCore:
 
     def _send_done(self, live: _Live, stage: str) -> None:
         fields = live.entry.done[stage]
-        self._send(live.peer, Done(live.entry.id, stage, fields.get("degraded"), fields.get("detail")))
+        self._send(live.peer, Done(live.entry.id, stage, clipped(fields.get("degraded")), fields.get("detail")))
 
     def _error(self, peer: str, code: str, tx: str, text: str) -> None:
-        self._send(peer, Error(code, text, None, tx))
+        self._send(peer, Error(code, clip(text), None, tx))
 
     def _send(self, peer: str, message: Message) -> None:
         if peer:

@@ -23,6 +23,7 @@ from rdmp.frames import Decoder, FrameError, encode
 from rdmp.limits import Limits
 from rdmp.messages import Call, Cancel, Error, Message, MessageError, Ping, Pong, Progress, Reply, parse
 from rdmp.rpc import PeerAbsent, ProgressSender, RpcError, RpcTimeout
+from rdmp.texts import clip, clipped
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class Session(asyncio.Protocol):
         """Tell the peer why, then close."""
         if not self.closing:
             self._owner.session_refused(self, code, text)
-            self._write_urgent(Error(code, text[:4096]))
+            self._write_urgent(Error(code, clip(text)))
             self.close(f"{code}: {text}")
 
     def offence(self, code: str, text: str) -> None:
@@ -289,9 +290,9 @@ class Session(asyncio.Protocol):
             return
         if value.get("type") in ("call", "publish", "subscribe") and ref:
             faults = tuple(dataclasses.replace(fault, found=None) for fault in error.faults[:_FAULTS])
-            self._reply(Reply(ref[:64], error=RpcError("bad_message", str(error)[:4096], faults).to_json()))
+            self._reply(Reply(ref[:64], error=RpcError("bad_message", clip(str(error)), faults).to_json()))
         else:
-            self._write_urgent(Error("bad_message", str(error)[:4096], path, ref and ref[:128]))
+            self._write_urgent(Error("bad_message", clip(str(error)), clipped(path), ref and ref[:128]))
         self.offence("bad_message", f"{self.label}: {error}")
 
     def _fail_pending(self, value: dict[str, Any], error: MessageError) -> None:
