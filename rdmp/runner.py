@@ -11,15 +11,16 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rdmp.dialler import Dialler
 from rdmp.endpoints import Endpoint
-from rdmp.frames import FrameError, dump
+from rdmp.frames import FrameError
 from rdmp.journal import Journal, JournalError
 from rdmp.limits import Limits
-from rdmp.messages import Error, Message, Publish, Welcome
+from rdmp.messages import Done, Error, Message, Publish, Vote, Welcome
 from rdmp.participant import Effect, Participant, Refused
 from rdmp.participant_core import ParticipantCore
 from rdmp.participant_table import (
@@ -35,6 +36,7 @@ from rdmp.participant_table import (
     SetTimer,
     Write,
 )
+from rdmp.results import storable
 from rdmp.rpc import PeerAbsent, ProgressSender, RpcError
 from rdmp.session import Session
 from rdmp.tls import Identity, TlsFiles
@@ -201,6 +203,9 @@ class ParticipantRunner:
             except (sqlite3.Error, OSError) as error:
                 text = f"cannot write the journal {self._journal.path}: {error}; free space or repair the disk"
                 raise JournalError(text) from error
+            except Exception as error:
+                text = f"cannot write the journal {self._journal.path}: {error!r}"
+                raise JournalError(f"{text}; this is a defect of the program: report it") from error
             for write in batch:
                 self._keep_state(write)
                 self._apply(self._core.written(write.token))
@@ -218,6 +223,8 @@ class ParticipantRunner:
                 session.send(message)
             except FrameError as error:
                 _log.error("%s for %s cannot be sent: %s", message.TYPE, peer, error)
+                if isinstance(message, Vote | Done) and message.detail is not None:
+                    self._send(peer, replace(message, detail=None))  # the transaction needs the answer, not the detail
 
     def _set_timer(self, name: str, version: int, seconds: float) -> None:
         def fire() -> None:
@@ -247,23 +254,20 @@ class ParticipantRunner:
     async def _run_effect(self, run: Run, earlier: asyncio.Task[None] | None) -> None:
         if earlier is not None:
             await asyncio.wait([earlier])
+        what = f"{run.stage or run.kind} of transaction {run.transaction.id}"
         result: Result
         try:
             result = await self._effect(run)
-            dump(result.detail)
-            dump(result.state)
         except Refused as refused:
             result = Denied(refused.reason, refused.detail)
-        except FrameError as error:
-            result = Failed(f"the result is not JSON: {error}")
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
             result = Failed(f"cancelled from inside: {error}")
         except Exception as error:
-            _log.exception("%s of transaction %s failed", run.stage or run.kind, run.transaction.id)
+            _log.exception("%s failed", what)
             result = Failed(f"{type(error).__name__}: {error}")
-        self._apply(self._core.ran(run.transaction.id, run.version, result))
+        self._apply(self._core.ran(run.transaction.id, run.version, storable(result, what)))
 
     async def _effect(self, run: Run) -> Effect:
         match run.kind:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,3 +78,17 @@ async def test_a_participant_stops_when_its_journal_fails(tmp_path: Path) -> Non
                 task = asyncio.create_task(hub.execute(record("t.1", ["h1"], deadline=0.5)))
                 await task
         assert cluster.log.records["t.1"].state == "aborted"
+
+
+async def test_whatever_a_write_raises_is_an_error_of_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Journal, writes: Sequence[Write]) -> None:
+        raise AttributeError("no such thing")
+
+    cluster = Cluster(tmp_path, Pki(tmp_path / "pki"))
+    async with cluster.hub() as (hub, port):
+        with pytest.raises(JournalError, match=r"no such thing.*defect of the program"):
+            async with cluster.participants(port, "h1"):
+                monkeypatch.setattr(Journal, "write", fail)
+                await hub.execute(record("t.1", ["h1"], deadline=0.5))

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from rdmp.participant import Refused, Transaction
+from rdmp.participant import Effect, Refused, Transaction
 from rdmp.records import TxProgress
 from rdmp.rpc import RpcError
-from tests.integration.rdmp_support import FAST, Cluster, Pki, record, until
+from tests.integration.rdmp_support import FAST, Cluster, Pki, Recorder, record, running, until
 
 WHOLE = ["prepare", "commit admit", "commit neighbours"]
 
@@ -280,3 +281,25 @@ async def test_a_message_too_large_for_the_participant_aborts(cluster: Cluster) 
         big = {"h1": {"prepare": {"text": "x" * 3000}, "stages": {"admit": {}}}}
         ended = await hub.execute(dataclasses.replace(record("t.1", ["h1"]), participants=big))
         assert ended.state == "aborted" and "message_too_large" in (ended.reason or "")
+
+
+class Odd(Recorder):
+    """A participant whose results cannot be stored as they are."""
+
+    async def prepare(self, tx: Transaction) -> Effect:
+        if tx.id == "t.1":
+            raise Refused("not here", {"at": datetime.now(UTC)})
+        return Effect({"file": "a\udcff"})
+
+    async def commit(self, tx: Transaction, stage: str) -> Effect:
+        return Effect({"log": "x" * 5_000_000}, "cannot read a\udcff" + "x" * 5000)
+
+
+async def test_results_that_cannot_be_stored_or_sent_do_not_end_the_participant(cluster: Cluster) -> None:
+    files = cluster.pki.issue("agent", "h1")
+    async with cluster.hub() as (hub, port), running(Odd(), cluster.folder / "h1.journal", files, [port]):
+        refused = await hub.execute(record("t.1", ["h1"]))
+        assert (refused.state, refused.finished, refused.reason) == ("aborted", True, "h1 voted no: not here")
+        done = await hub.execute(record("t.2", ["h1"]))
+        assert (done.state, done.finished) == ("committed", True)
+        assert done.degraded["h1"].startswith("cannot read a\\udcffxxx") and len(done.degraded["h1"]) == 4096
