@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
 
 class ConfigError(Exception):
     """The configuration cannot be used: file, key, what was found and what is allowed."""
@@ -100,6 +102,8 @@ def parse(document: dict[str, Any]) -> Config:
     missing = [key for key, required in _STRINGS.items() if required and key not in table]
     if missing:
         raise ConfigError(f"[odysseyd] {missing[0]} is required")
+    if (level := table.get("log_level", "INFO")) not in LOG_LEVELS:
+        raise ConfigError(f"[odysseyd] log_level: found {level!r}, must be one of {', '.join(LOG_LEVELS)}")
     state_dir = Path(table["state_dir"])
     return Config(
         cluster=table["cluster"],
@@ -110,7 +114,7 @@ def parse(document: dict[str, Any]) -> Config:
         tls_listen=_address("tls_listen", table.get("tls_listen")),
         enrol_listen=_address("enrol_listen", table.get("enrol_listen")),
         name=table.get("name", "odysseyd"),
-        log_level=table.get("log_level", "INFO"),
+        log_level=level,
         limits=_limits(document.get("limits", {})),
         rdmp=document.get("rdmp", {}),
         roles=document.get("roles", {}),

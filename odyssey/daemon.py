@@ -152,7 +152,7 @@ def _assemble(
     fabric = FabricQueries(questions, hub, queries.cabling)
     netconf = NetconfQueries(state.view, questions)
     api.open(Service(engine, roles), queries, fabric, netconf, bus, tokens, _address(config.enrol_listen))
-    return hub, Settler(engine, state.view, config.limits.settle_interval), bus, leadership
+    return hub, Settler(engine, config.limits.settle_interval), bus, leadership
 
 
 def _address(listen: tuple[str, int] | None) -> str | None:

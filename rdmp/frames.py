@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from rdmp.limits import MAX_CONTAINERS, MAX_DEPTH
 
 MAGIC = b"JSN1"
+LARGEST_INTEGER = 1 << 53  # from there on floats leave integers out
 HEADER = struct.Struct("!4sII")
 _SHOWN = 100  # characters of a wrong key that an error shows
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -103,7 +104,7 @@ def parse(body: bytes) -> dict[str, Any]:
     if brackets > MAX_CONTAINERS:
         raise FrameError("bad_message", f"a message of {brackets} objects and arrays; the limit is {MAX_CONTAINERS}")
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_number)
     except RecursionError as error:
         raise FrameError("bad_message", f"a message is nested deeper than {MAX_DEPTH}") from error
     except ValueError as error:
@@ -130,11 +131,12 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float | int:
+    """A number that is written with a point or exponent: `2.0` is the integer 2 in JSON Schema, so it is here."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"the number {text} is out of range")
-    return value
+    return int(value) if value.is_integer() and abs(value) < LARGEST_INTEGER else value
 
 
 def _no_surrogate(value: Any) -> None:

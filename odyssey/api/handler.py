@@ -23,6 +23,10 @@ from rdmp.rpc import RpcError
 from rdmp.tls import Identity
 
 _log = logging.getLogger(__name__)
+#: Methods whose whole answer is of one node, or is filtered by the parameter `platform`, or by `network` too.
+_OF_A_NODE = frozenset({"node.show", "node.logs"})
+_OF_A_PLATFORM = frozenset({"node.list", "network.list", "platform.show"})
+_OF_A_NETWORK = frozenset({"node.list"})
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 _Query = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 _Watched = Callable[[Progress, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -84,6 +88,7 @@ class Api(RpcHandler):
         self._queries: dict[str, _Query] = {}
         self._bus: dict[str, Method] = {}
         self._watched: dict[str, _Watched] = {}
+        self._owner: Callable[[Mapping[str, Any]], tuple[str, str]] | None = None
 
     def open(
         self, service: Service, queries: Queries, fabric: FabricQueries, netconf: NetconfQueries, bus: Bus,
@@ -91,6 +96,7 @@ class Api(RpcHandler):
     ) -> None:  # fmt: skip
         """Begin to answer; `enrol` is the address (`HOST:PORT`) at which tokens are accepted."""
         self._service = service
+        self._owner = queries.owner
         self._bus = bus.methods()
         self._tokens = tokens
         self._enrol = enrol
@@ -147,9 +153,18 @@ class Api(RpcHandler):
         if query is None:
             known = ", ".join(sorted([*self._queries, *self._bus, *self._watched, "service.call", "token.create"]))
             raise RpcError("unknown_method", f"there is no method {method}; known are {known}")
-        concerned = (str(params.get(key) or "") for key in ("platform", "network"))
-        _authorise(peer, Permission(method, *concerned), self._roles)
+        _authorise(peer, Permission(method, *self._concerned(method, params)), self._roles)
         return await query(params)
+
+    def _concerned(self, method: str, params: Mapping[str, Any]) -> tuple[str, str]:
+        """Platform and network to which an answer is confined; a method that is not so confined concerns all of them.
+
+        What a caller says of itself counts only where the answer is filtered by it.
+        """
+        if method in _OF_A_NODE and self._owner is not None:
+            return self._owner(params)
+        platform, network = (str(params.get(key) or "") for key in ("platform", "network"))
+        return platform if method in _OF_A_PLATFORM else "", network if method in _OF_A_NETWORK else ""
 
     def _create_token(self, peer: Identity) -> _Query:
         async def create(params: Mapping[str, Any]) -> Mapping[str, Any]:

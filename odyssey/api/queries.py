@@ -10,6 +10,7 @@ from typing import Any
 from odyssey.api.cabling import Cabling
 from odyssey.api.parameters import text
 from odyssey.model.naming import CONTROLLER, maintenance_document
+from odyssey.model.platform import RESOURCES
 from odyssey.model.state import WEIGHT
 from odyssey.orchestrator.calls import CallBook
 from odyssey.orchestrator.questions import Questions
@@ -151,19 +152,21 @@ class Queries:
 
     def _host(self, name: str, declared: Mapping[str, Any] | None, peer: Any) -> Answer:
         nodes = [node for node in self._view.values("node/") if node["host"] == name]
-        resources = [
-            self._view.documents[f"platform/{node['platform']}"]["networks"][node["network"]].get("resources", {})
-            for node in nodes
-        ]
+        resources = [self._resources(node) for node in nodes]
         return {
             "host": name, "connected": peer is not None, "since": peer.since if peer else None,
             "inventory": declared is not None, "labels": (declared or {}).get("labels", {}),
             "capacity": (declared or {}).get("capacity", {}), "nodes": sorted(node["node"] for node in nodes),
             "used": {
-                "nodes": len(nodes), "cpus": round(sum(item.get("cpus", 0) for item in resources), 3),
-                "memoryMiB": sum(item.get("memoryMiB", 0) for item in resources),
+                "nodes": len(nodes), "cpus": round(sum(item["cpus"] for item in resources), 3),
+                "memoryMiB": sum(item["memoryMiB"] for item in resources),
             },
         }  # fmt: skip
+
+    def _resources(self, node: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What placement counts for a node."""
+        networks = self._view.documents.get(f"platform/{node['platform']}", {}).get("networks", {})
+        return {**RESOURCES, **networks.get(node["network"], {}).get("resources", {})}
 
     async def host(self, params: Params) -> Answer:
         """One host with everything that its agent sees."""
@@ -221,6 +224,11 @@ class Queries:
             "networks": (await self.networks({"platform": name}))["networks"],
             "nodes": (await self.nodes({"platform": name}))["nodes"],
         }  # fmt: skip
+
+    def owner(self, params: Params) -> tuple[str, str]:
+        """Platform and network of the `node` that is asked about; empty for one that there is not."""
+        found = self._view.documents.get(f"node/{params.get('node')}", {})
+        return found.get("platform", ""), found.get("network", "")
 
     def _node_document(self, params: Params) -> Mapping[str, Any]:
         name = text(params, "node")

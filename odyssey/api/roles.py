@@ -71,6 +71,10 @@ class Role:
 
         Left out `platforms` or `networks` mean all. Raises ValueError that names the faulty part.
         """
+        if not isinstance(document, Mapping):
+            raise ValueError(f"role {name}: found {document!r}, must be a table with subjects and allow")
+        if unknown := sorted(set(document) - {"subjects", "allow"}):
+            raise ValueError(f"role {name}: unknown field {unknown[0]!r}; allowed are subjects, allow")
         subjects = _patterns(name, "subjects", document.get("subjects"))
         for pattern in subjects:
             if "/" not in pattern:

@@ -10,6 +10,7 @@ from odyssey.model.faults import fault
 from odyssey.model.inventory import Border, Fabric, Inventory, Ranges, SwitchPort
 from odyssey.model.service_rules import not_accepted
 from odyssey.model.snapshot import Snapshot
+from odyssey.model.state import STANDBY
 from schemas import Fault
 
 _LONGEST_INTERFACE = 15
@@ -169,6 +170,10 @@ def running_faults(
             if item.tagged != tagged:
                 path = f"$.hosts.{name}.attachments[{number}].tagged"
                 yield fault(path, item.tagged, f"{tagged}: nodes that run were started with it")
+        waiting = [node.name for node in snapshot.nodes.values() if (node.host, node.phase) == (name, STANDBY)]
+        if waiting and inventory.keeps_dark(name) and not before.keeps_dark(name):
+            how = "no standby node on it: its agent keeps their links down, and would not be told to raise them"
+            yield fault(f"$.hosts.{name}", waiting, f"{how} (lower scale.standby until the switches are replaced)")
     nodes = (*snapshot.nodes.values(), *snapshot.pending.values())
     for pair in not_apart(inventory, snapshot.platforms, nodes):
         yield fault(f"$.hosts.{pair.host}", pair.nodes, f"nodes on different hosts: {pair.reason}")

@@ -16,7 +16,7 @@ from rdmp.rpc import RpcError
 PREFIX = "call/"
 FINAL = frozenset({"done"})
 """States that a repeated call is answered from. A failed or interrupted call is taken up again."""
-_ENDED = FINAL | {"failed", "interrupted"}
+_ENDED = FINAL | {"failed", "interrupted", "pending"}
 _TRIM_EVERY = 50
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from odyssey.config import OrchestratorLimits
-from odyssey.model.naming import CONTROLLER, NETCONF
+from odyssey.model.naming import CONTROLLER, NETCONF, network_document, network_key
 from odyssey.model.snapshot import Snapshot
 from odyssey.orchestrator.calls import FINAL, Call, CallBook
 from odyssey.orchestrator.locks import LockTable
@@ -88,21 +88,48 @@ class Engine:
         wish = _wish(request)
         if request.get("options", {}).get("dryRun"):
             return await self._planned(request, wish)
+        self._require_unused(request["id"], await self._calls.find(request["id"]))
         call = await self._calls.open(request, subject)
         if call.state in FINAL and call.answer is not None:
             return call.answer
-        return await self._watch(self._start(call, wish), listener)
+        try:
+            work = self._start(call, wish)
+        except RpcError:
+            if call.goal is None:  # nothing of it was begun: whoever repeats it says it all again
+                await self._calls.forget(call)
+            raise
+        return await self._watch(work, listener)
 
-    async def settle(self, call_id: str, listener: Listener) -> Mapping[str, Any]:
-        """Retire the nodes that were withdrawn and that nobody works on any more."""
+    def _require_unused(self, call_id: str, found: Call | None) -> None:
+        """See that a new call has transactions of its own: those of one that is no longer kept may still stand."""
+        if found is None and f"{call_id}.1" in self._view.entries:
+            raise RpcError(
+                "call_id_reused",
+                f"call id {call_id} was used before, and its answer is no longer kept; choose another id"
+                f" (odysseyctl tx show {call_id}.1 tells what it did)",
+            )
+
+    def unsettled(self) -> dict[str, list[str]]:
+        """Nodes that were withdrawn, by the networks whose nodes can be retired now.
+
+        Their host has to be there, and nobody may be working on the network.
+        """
+        present = self._questions.present()
+        found: dict[str, list[str]] = {}
+        for node in self._view.values("node/"):
+            if node["phase"] == "draining" and node["host"] in present:
+                found.setdefault(network_key(node["platform"], node["network"]), []).append(node["node"])
+        return {key: nodes for key, nodes in found.items() if self.locks.conflict({network_document(key)}) is None}
+
+    async def settle(self, call_id: str, networks: Iterable[str], listener: Listener) -> Mapping[str, Any]:
+        """Retire the nodes of `networks` that were withdrawn."""
         request = {"id": call_id, "SYSServiceID": "settle", "data": []}
         call = await self._calls.open(request, "odysseyd")
-        call = await self._calls.save(replace(call, goal=Settle().to_json()))
+        call = await self._calls.save(replace(call, goal=Settle(tuple(sorted(networks))).to_json()))
         try:
             return await self._watch(self._start(call, None), listener)
-        except RpcError:
-            await self._calls.forget(call)  # nobody repeats it: the loop asks anew, under another id
-            raise
+        finally:
+            await self._calls.forget(call)  # nobody asks for it or repeats it, and it would drive out calls of people
 
     def _start(self, call: Call, wish: Wish | None) -> _Work:
         work = self._running.get(call.id)
@@ -163,13 +190,28 @@ class Engine:
             _log.info("call %s refused: %s", call.id, error)
             if call.goal is None:  # nothing was begun, so the id may be used again with better input
                 await self._calls.forget(call)
+            elif error.code != "stopping":  # the next odysseyd finds it running and knows that it was cut off
+                await self._broke_off(call.id, error.code, str(error))
             raise
-        except Exception:
+        except Exception as error:
             _log.exception("call %s failed inside; repeat it with the same id to take it up again", call.id)
+            told = f"a fault of odysseyd, see its log: {type(error).__name__}: {error}"
+            await self._broke_off(call.id, "internal", told)
             raise
         finally:
             self._running.pop(call.id, None)
             await self.locks.release(call.id)
+
+    async def _broke_off(self, call_id: str, code: str, message: str) -> None:
+        """Store that nobody works on a call any more, which ended otherwise than by an answer."""
+        call = await self._calls.find(call_id)
+        if call is not None and call.state == "running":
+            error = {"code": code, "message": message}
+            answer = {
+                "id": call.id, "state": "failed", "index": self._view.index, "nodes": [], "error": error,
+                "transactions": self._view.summaries(call.transactions),
+            }  # fmt: skip
+            await self._calls.end(call, "failed", answer)
 
     async def _carry_out(
         self, call: Call, goal: Goal, planned: Plan, before: Snapshot, work: _Work
@@ -187,10 +229,12 @@ class Engine:
         if goal is None:
             return call, {"code": "no_way_back", "message": "nothing leads back from this change"}
         work.tell({"kind": "message", "text": "undoing what was committed"})
+        work.placements = {}  # of nodes that are gone again, and whose names, addresses and room it needs
         try:
             compensation = plan(await self._snapshot(None), goal, PlanOptions())
         except PlanRefused as refused:
             return call, {"code": "refused", "message": str(refused)}
+        work.placements = compensation.placements()
         call, error, _ = await self._steps(call, compensation, work)
         return call, error
 

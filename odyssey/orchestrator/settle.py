@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from odyssey.orchestrator.engine import Engine
-from odyssey.state.view import StateView
 from rdmp.rpc import RpcError
 
 _log = logging.getLogger(__name__)
@@ -19,9 +18,8 @@ _log = logging.getLogger(__name__)
 class Settler:
     """Looks every `interval` seconds whether draining nodes are left that no call works on."""
 
-    def __init__(self, engine: Engine, view: StateView, interval: float) -> None:
+    def __init__(self, engine: Engine, interval: float) -> None:
         self._engine = engine
-        self._view = view
         self._interval = interval
 
     async def run(self) -> None:
@@ -34,15 +32,14 @@ class Settler:
                 _log.exception("looking for nodes to settle failed; trying again in %g s", self._interval)
 
     async def once(self) -> None:
-        """Retire left-over nodes, if their networks are free."""
-        left = [node for node in self._view.values("node/") if node["phase"] == "draining"]
-        locks = {f"network/{node['platform']}/{node['network']}" for node in left}
-        if not left or self._engine.locks.conflict(locks) is not None:
+        """Retire left-over nodes of networks that are free, on hosts that are there."""
+        left = self._engine.unsettled()
+        if not left:
             return
-        names = ", ".join(sorted(node["node"] for node in left))
+        names = ", ".join(sorted(name for nodes in left.values() for name in nodes))
         _log.info("settling nodes that were withdrawn and not retired: %s", names)
         try:
-            answer = await self._engine.settle(f"settle-{uuid.uuid4().hex[:12]}", _told)
+            answer = await self._engine.settle(f"settle-{uuid.uuid4().hex[:12]}", left, _told)
         except RpcError as error:
             _log.warning("settling %s failed and is tried again: %s", names, error)
             return

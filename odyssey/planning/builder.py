@@ -96,8 +96,10 @@ class Builder:
         for key in sorted(changed | (balanced_with(after, changed) & self.now.networks.keys())):
             state = self.now.networks[key]
             count = self.counts.get(key, state.count)
-            wanted = replace(state, count=count, homes={**state.homes, **new_homes.get(key, {})})
-            wanted = balanced(after, wanted)
+            stand = {**state.homes, **new_homes.get(key, {})}
+            # A volume went with its host when that left the inventory; its node starts anew elsewhere.
+            stand = {name: host for name, host in stand.items() if after.inventory and host in after.inventory.hosts}
+            wanted = balanced(after, replace(state, count=count, homes=stand))
             if wanted != state:
                 draft.change(network_document(key), wanted.document())
 
@@ -138,15 +140,11 @@ class Builder:
         """The plan. Raises PlanRefused if a participant is not connected."""
         if not self.options.absent_allowed:
             self._require_present()
-        written = {
-            key
-            for step in self._steps
-            if isinstance(step, TransactionStep)
-            for key in step.changes
-            if key.startswith("network/")
-        }
+        # What a transaction will reserve is locked from the start, or the plan would break in its middle on what an
+        # unfinished transaction of somebody else holds.
+        reserved = {name for step in self._steps if isinstance(step, TransactionStep) for name in step.objects}
         changes = difference(self._before, self.now)
-        return Plan(self._before.index, tuple(self._steps), changes, frozenset(locks) | written)
+        return Plan(self._before.index, tuple(self._steps), changes, frozenset(locks) | reserved)
 
     def _require_present(self) -> None:
         absent: dict[str, str] = {}

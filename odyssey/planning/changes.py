@@ -34,6 +34,7 @@ def _all(before: Snapshot, after: Snapshot) -> Iterator[Change]:
         lambda old, new: "document changed",
     )
     yield from _compare("network", _networks(before), _networks(after), _network_text, _network_change)
+    yield from _lost_volumes(before, after)
     yield from _compare("service", _services(before), _services(after), _service_text, _service_change)
     for kind, word in (("policy", "policy"), ("expose", "exposure")):
         yield from _compare(word, _intents(before, kind), _intents(after, kind), _ports_text, _ports_change)
@@ -93,6 +94,15 @@ def _switch_text(state: Maintenance) -> str:
 
 def _switch_change(old: Maintenance, new: Maintenance) -> str:
     return f"{_switch_text(old)} -> {_switch_text(new)}"
+
+
+def _lost_volumes(before: Snapshot, after: Snapshot) -> Iterator[Change]:
+    """Volumes of nodes that are gone, on hosts that leave; those of networks that leave stay where they are."""
+    for key, state in before.networks.items():
+        if key in after.networks:
+            for name in sorted(state.homes.keys() - after.networks[key].homes.keys()):
+                detail = f"on {state.homes[name]}, which leaves: the next {name} begins with an empty one"
+                yield Change("-", "volume", name, detail)
 
 
 def _services(snapshot: Snapshot) -> dict[str, tuple[Network, NetworkState]]:

@@ -201,10 +201,14 @@ def _faults(inventory: Inventory, switch: Switch) -> Iterator[Fault]:
         else:
             names[name] = number
     members: dict[str, str] = {}
+    numbers: dict[int, str] = {}
     for key, uplink in raw.get("uplinks", {}).items():
         if "uplinks" not in ABLE[switch.profile]:
             yield fault(f"{path}.uplinks", switch.profile, "no uplinks: the models of this device have no LACP")
             return
+        if numbers.setdefault(uplink["number"], key) != key:
+            expected = f"a number of its own; {numbers[uplink['number']]} has this one"
+            yield fault(f"{path}.uplinks.{key}.number", uplink["number"], expected)
         if f"po{uplink['number']}" not in names:
             expected = f"the number of an aggregation that is a border's port: one must be named po{uplink['number']}"
             yield fault(f"{path}.uplinks.{key}.number", uplink["number"], expected)

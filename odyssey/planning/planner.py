@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from odyssey.model.faults import fault
+from odyssey.model.faults import by_path, fault
 from odyssey.model.inventory import Inventory
 from odyssey.model.inventory_rules import inventory_faults
 from odyssey.model.naming import network_document, network_key, platform_document
@@ -100,6 +100,7 @@ def _apply(builder: Builder, goal: ApplyGoal) -> Plan:
     if before is not None:
         locks.update(map(network_document, keys_of(before)))
         settle(builder, keys_of(before))
+        _require_settled(builder, (net.key for name, net in before.networks.items() if name not in wanted.networks))
         builder.counts |= {key: 0 for key in keys_of(before) if key not in builder.counts}
     meanwhile = between(before, wanted)
 
@@ -126,6 +127,7 @@ def _remove(builder: Builder, name: str) -> Plan:
         return builder.finish({ALL_PLATFORMS, platform_document(name)})
     keys = keys_of(platform)
     settle(builder, keys)
+    _require_settled(builder, keys)
     builder.counts = dict.fromkeys(keys, 0)
     retire(builder, [node for key in keys for node in builder.now.standby(key)])
     groups = reversed(network_tiers(platform))
@@ -140,6 +142,20 @@ def _remove(builder: Builder, name: str) -> Plan:
     draft.event("platform.removed", platform=name)
     builder.add(draft)
     return builder.finish({ALL_PLATFORMS, platform_document(name), *map(network_document, keys)})
+
+
+def _require_settled(builder: Builder, leaving: Iterable[str]) -> None:
+    """See that networks can leave: a node that still drains on a host that is away would be left without its network.
+
+    Raises PlanRefused, before anything is taken down.
+    """
+    faults = {}
+    for key in leaving:
+        for node in builder.now.draining(key):
+            expected = f"the agent of {node.host} to be connected: {node.name} is still there"
+            faults[node.host] = fault(f"$.hosts.{node.host}", "not connected", expected)
+    if faults:
+        raise PlanRefused(*by_path(faults.values()))
 
 
 def _resize(builder: Builder, network: Network, target_of: TargetOf) -> Plan:

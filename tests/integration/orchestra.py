@@ -135,6 +135,7 @@ class Orchestra:
         self.members = {name: Recorder(name) for name in (*HOSTS, *controllers)}
         self.hub: Hub | None = None
         self.rdmp: dict[str, Any] = dict(RDMP)
+        self.roles: dict[str, Any] = {}
         self._stack = contextlib.AsyncExitStack()
         self._runners: dict[str, tuple[ParticipantRunner, asyncio.Task[None]]] = {}
 
@@ -142,7 +143,7 @@ class Orchestra:
         config = Config(
             cluster="lab", state_dir=self.folder / "state", pki_dir=self.folder / "pki", ca_dir=self.folder / "ca",
             unix_socket=self.folder / "odysseyd.sock", tls_listen=("127.0.0.1", self.port), enrol_listen=None,
-            limits=LIMITS, rdmp=self.rdmp,
+            limits=LIMITS, rdmp=self.rdmp, roles=self.roles,
         )  # fmt: skip
         self.hub = await self._stack.enter_async_context(running(config))
 

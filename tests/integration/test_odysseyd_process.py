@@ -56,6 +56,15 @@ async def test_a_configuration_that_cannot_be_used(daemon: Daemon) -> None:
     assert (code, "must look like operator/alice" in told) == (CONFIG, True)
 
 
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [('log_level = "verbose"\n', "must be one of DEBUG"), ('[roles]\noperator = "x"\n', "role operator: found 'x'")],
+)
+async def test_every_wrong_value_is_told_in_one_line(daemon: Daemon, more: str, text: str) -> None:
+    code, told = await daemon.ends(more)
+    assert (code, text in told) == (CONFIG, True)
+
+
 async def test_a_certificate_that_is_missing_or_of_another_role(daemon: Daemon) -> None:
     code, told = await daemon.ends(pki="none")
     assert (code, "odysseyctl ca issue orchestrator NAME --out" in told) == (CONFIG, True)

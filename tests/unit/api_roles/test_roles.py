@@ -126,6 +126,8 @@ def test_a_document_may_replace_a_default_role() -> None:
         ({"subjects": ["operator/*"], "allow": [{}]}, "services must be"),
         ({"subjects": ["operator/*"], "allow": [{"services": ["*"], "network": ["x"]}]}, "unknown field 'network'"),
         ({"subjects": ["operator/*"], "allow": [{"services": "*"}]}, "services must be"),
+        ({"subjects": ["operator/*"], "allow": [], "platforms": ["shop"]}, "unknown field 'platforms'"),
+        ("x", "found 'x', must be a table"),
         ({"subjects": ["operator/*"], "allow": [{"services": ["*"], "platforms": [7]}]}, "platforms must be"),
     ],
 )

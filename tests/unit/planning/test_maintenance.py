@@ -22,7 +22,7 @@ from odyssey.planning import (
     resolve,
     undo,
 )
-from odyssey.services.wish import ApplyPlatform, SetMaintenance
+from odyssey.services.wish import ApplyPlatform, SetInventory, SetMaintenance
 from tests.unit.planning.worlds import Json, World, check, inventory, network, platform, shop, snapshot
 
 ON, OFF = MaintenanceGoal("sw2", on=True), MaintenanceGoal("sw2", on=False)
@@ -33,6 +33,25 @@ def running(document: Json | None = None, **more: Any) -> World:
     world = World(snapshot({"inventory": document or inventory()}, **more))
     world.wish(ApplyPlatform(shop()))
     return world
+
+
+def test_a_kind_of_switch_that_keeps_nodes_dark_does_not_come_over_standby_nodes_with_their_links_down() -> None:
+    before = inventory(3, profile="alliedtelesis")
+    world = World(snapshot({"inventory": before}))
+    world.wish(ApplyPlatform(platform({"app": network(1, standby=1)})))
+    (waiting,) = world.state.standby("shop/app")
+    after = deepcopy(before)
+    for name in ("sw1", "sw2"):
+        world.state = replace(world.state, switches=frozenset({"sw1", "sw2"}))
+        world.wish(SetMaintenance(name, on=True, force=True))
+        after["fabric"]["switches"][name] |= {"profile": "openvswitch", "datapathId": f"00000000000000a{name[-1]}"}
+        if name == "sw1":
+            world.wish(SetInventory(deepcopy(after)))
+            world.wish(SetMaintenance(name, on=False))
+    with pytest.raises(PlanRefused, match=f"{waiting.name}.*lower scale.standby"):
+        plan(world.state, InventoryGoal(after))
+    world.wish(ApplyPlatform(platform({"app": network(1)})))
+    assert plan(world.state, InventoryGoal(after)).steps
 
 
 def reasons(state: Snapshot, goal: MaintenanceGoal) -> str:

@@ -144,6 +144,17 @@ def test_a_switch_without_management_is_not_configured() -> None:
             "uplinks.edge.members", "nothing else uses",
         ),
         (
+            lambda switch: (
+                switch["ports"]["201"].update(name="po10"),
+                switch.update(
+                    uplinks={
+                        "edge": {"number": 10, "members": ["eth1/47"]}, "twin": {"number": 10, "members": ["eth1/48"]},
+                    }
+                ),
+            ),
+            "uplinks.twin.number", "edge has this one",
+        ),
+        (
             lambda switch: switch.update(profile="alliedtelesis", uplinks={"edge": {"number": 1, "members": ["x"]}}),
             "uplinks", "have no LACP",
         ),

@@ -25,6 +25,7 @@ from odyssey.planning import (
 from odyssey.services.wish import (
     AddNodes,
     ApplyPlatform,
+    RemoveNetwork,
     RemoveNodes,
     RemovePlatform,
     ScaleNetwork,
@@ -44,6 +45,11 @@ from tests.unit.planning.worlds import (
     snapshot,
     titles,
 )
+
+
+def broad(locks: frozenset[str]) -> set[str]:
+    """Locks of networks, platforms and more; without those of single nodes, addresses and ids."""
+    return {name for name in locks if not name.startswith(("node/", "address/", "network-id/"))}
 
 
 def test_the_inventory_is_one_transaction_with_the_controller_alone() -> None:
@@ -67,7 +73,10 @@ def test_the_shop_comes_up_in_the_order_of_its_dependencies() -> None:
         "start shop-lb-1",
         "start standby shop-app-3",
     ]
-    assert made.locks == {"platforms", "platform/shop", "network/shop/lb", "network/shop/app", "network/shop/db"}
+    wanted = {"platforms", "platform/shop", "network/shop/lb", "network/shop/app", "network/shop/db"}
+    assert broad(made.locks) == wanted
+    # All that its transactions will reserve is locked from the start.
+    assert {name for step in made.steps if isinstance(step, TransactionStep) for name in step.objects} <= made.locks
     assert {node.phase for node in world.state.standby("shop/app")} == {"standby"}
     assert world.intent["policy/shop/lb/app"] == {
         "from": "shop/lb", "to": "shop/app", "ports": [{"protocol": "tcp", "port": 8080}],
@@ -107,7 +116,8 @@ def test_scaling_up_admits_the_standby_node_first_and_refills_it_last() -> None:
     assert all(item["prepare"] is None and set(item["stages"]) == {"neighbours"} for item in agents.values())
     assert promotion.participants["controller"]["prepare"]["dark"] == {}
     assert promotion.stages == ("admit", "neighbours")
-    assert made.locks == {"network/shop/app", "network/shop/lb"}
+    assert broad(made.locks) == {"network/shop/app", "network/shop/lb"}
+    assert "node/shop-app-3" in made.locks
     assert world.state.networks["shop/app"].count == 6
     nodes = world.files["shop-lb-1"]["dependencies"]["app"]["nodes"]
     assert len(nodes) == 6
@@ -155,7 +165,7 @@ def test_a_leftover_draining_node_is_settled_first() -> None:
     made = plan(world.state, ScaleGoal("shop", "app", 4))
     assert titles(made.steps)[:2] == ["drain shop-app-4", "retire shop-app-4"]
     assert titles(plan(world.state, Settle()).steps) == ["drain shop-app-4", "retire shop-app-4"]
-    assert plan(world.state, Settle()).locks == {"network/shop/app"}
+    assert broad(plan(world.state, Settle()).locks) == {"network/shop/app"}
     assert plan(world.state, Settle(("shop/lb",))).steps == ()
 
 
@@ -171,6 +181,35 @@ def test_a_draining_node_on_a_host_that_is_away_holds_nothing_up() -> None:
     assert titles(plan(world.state, ScaleGoal("shop", "app", 3)).steps)[0].startswith(("admit", "start"))
     world.state = replace(world.state, present=present)
     assert titles(plan(world.state, Settle()).steps) == ["drain shop-app-3", "retire shop-app-3"]
+
+
+@pytest.mark.parametrize("wish", [RemovePlatform("shop"), RemoveNetwork("shop", "lb")], ids=str)
+def test_a_network_does_not_leave_under_a_node_that_cannot_be_retired(wish: Wish) -> None:
+    world = running(platform({"lb": network(1, count=3), "app": network(2)}))
+    gone = next(node for node in world.state.admitted("shop/lb") if node.host == "h3")
+    draining = replace(gone, phase="draining")
+    away = replace(
+        world.state, present=world.state.present - {"h3"}, nodes={**world.state.nodes, gone.name: draining}
+    )  # fmt: skip
+    with pytest.raises(PlanRefused, match=f"the agent of h3 to be connected: {gone.name} is still there"):
+        plan(away, resolve(wish, away))
+    back = replace(away, present=world.state.present)
+    assert plan(back, resolve(wish, back)).steps
+
+
+def test_a_volume_goes_with_the_host_that_leaves_the_inventory_and_the_plan_says_so() -> None:
+    document = platform({"db": network(3, count=3, stateful={"volume": "/data"})})
+    world = running(document)
+    homes = world.state.networks["shop/db"].homes
+    name = next(name for name, host in homes.items() if host == "h3")
+    world.wish(RemoveNodes("shop", "db", names=(name,)))
+    smaller = inventory(2)
+    made = plan(world.state, resolve(SetInventory(smaller), world.state))
+    assert [(item.op, item.name) for item in made.changes if item.kind == "volume"] == [("-", name)]
+    world.wish(SetInventory(smaller))
+    assert name not in world.state.networks["shop/db"].homes
+    world.wish(AddNodes("shop", "db"))
+    assert world.state.nodes[name].host in ("h1", "h2")
 
 
 def test_a_running_plan_tells_what_it_will_place() -> None:

@@ -86,6 +86,13 @@ def test_what_json_allows_is_accepted() -> None:
         assert parse(body.encode()) == json.loads(body)
 
 
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    found = parse(b'{"a": 2.0, "b": [1e2, -3.0], "c": 2.5, "d": 9007199254740993.0, "e": 1e300, "f": 0.0}')
+    assert found == {"a": 2, "b": [100, -3], "c": 2.5, "d": 9007199254740992.0, "e": 1e300, "f": 0}
+    assert [type(value) for value in (found["a"], *found["b"], found["f"])] == [int] * 4
+    assert type(found["d"]) is type(found["e"]) is float
+
+
 def test_the_length_is_checked_before_the_body_comes() -> None:
     with pytest.raises(FrameError) as caught:
         read(HEADER.pack(MAGIC, LIMIT + 1, 0))
