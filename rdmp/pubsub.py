@@ -28,18 +28,28 @@ class _Connected:
         self._endpoint = endpoint
         self._tls = tls
         self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        self._closed = False
         self._delay = self.limits.reconnect_min
 
     async def _connect(self) -> Client:
-        """Return a connected client; raises what ``Client.connect`` raises."""
-        if self._client is None:
-            client = Client(self.limits)
-            await client.connect(self._endpoint, self._tls)
-            self._client = client
-        return self._client
+        """Return a connected client; raises what ``Client.connect`` raises, and RpcError ``closed`` after ``close``."""
+        async with self._connecting:  # of two that connect at once, one connection would belong to nobody
+            if self._closed:
+                raise RpcError("closed", f"the connection to {self._endpoint} was closed here")
+            if self._client is None:
+                client = Client(self.limits)
+                await client.connect(self._endpoint, self._tls)
+                self._client = client
+            return self._client
 
-    async def _pause(self) -> None:
-        await self._drop()
+    def _final(self, error: RpcError) -> bool:
+        return self._closed or (not isinstance(error, PeerAbsent | RpcTimeout) and error.code not in _AGAIN)
+
+    async def _pause(self, client: Client | None) -> None:
+        """Wait a moment and drop ``client``, unless another task has replaced it already."""
+        if client is not None and self._client is client:
+            await self._drop()
         await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))
         self._delay = min(2 * self._delay, self.limits.reconnect_max)
 
@@ -49,8 +59,10 @@ class _Connected:
             await client.close()
 
     async def close(self) -> None:
-        """End the connection."""
-        await self._drop()
+        """End the connection for good; whoever waits for something is told."""
+        self._closed = True
+        async with self._connecting:
+            await self._drop()
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,15 +92,17 @@ class Publisher(_Connected):
         try:
             async with asyncio.timeout(self._patience):
                 while True:
+                    client = None
                     try:
-                        index = await (await self._connect()).publish(topic, data)
+                        client = await self._connect()
+                        index = await client.publish(topic, data)
                         self._delay = self.limits.reconnect_min
                         return index
                     except RpcError as error:
                         last = str(error)
-                        if not isinstance(error, PeerAbsent | RpcTimeout) and error.code not in _AGAIN:
+                        if self._final(error):
                             raise
-                    await self._pause()
+                    await self._pause(client)
         except TimeoutError:
             raise RpcTimeout("timeout", f"{topic} was not stored within {self._patience:g} s: {last}") from None
 
@@ -119,34 +133,50 @@ class Subscriber(_Connected, AsyncIterator[Event]):
 
     async def start(self) -> None:
         """Connect and subscribe now instead of at the first event; raises RpcError when refused."""
+        await self._subscribed()
+
+    async def _subscribed(self) -> Subscription:
         while self._subscription is None:
+            client = None
             try:
-                self._subscription = await (await self._connect()).subscribe(self._topics, self.next_index)
-                self._subscription.on_lost = self._on_lost
-                self.next_index = self._subscription.next_index
+                client = await self._connect()
+                subscription = await client.subscribe(self._topics, self.next_index)
+                subscription.on_lost = self._on_lost
+                self.next_index = subscription.next_index
+                self._subscription = subscription
             except RpcError as error:
-                if not isinstance(error, PeerAbsent | RpcTimeout) and error.code not in _AGAIN:
+                if self._final(error):
                     raise
-                await self._pause()
+                await self._pause(client)
+        return self._subscription
 
     async def __anext__(self) -> Event:
         while True:
-            await self.start()
-            assert self._subscription is not None
+            subscription = None
             try:
-                event = await anext(self._subscription)
+                subscription = await self._subscribed()
+                event = await anext(subscription)
             except RpcError as error:
-                self.next_index, self._subscription = self._subscription.next_index, None
-                if error.code == "slow_subscriber":
-                    continue  # what it has not taken is sent again
-                if not isinstance(error, PeerAbsent) and error.code not in _AGAIN:
-                    raise
-                await self._pause()
+                await self._ended(subscription, error)
                 continue
             self.next_index = event.index + 1
             self._delay = self.limits.reconnect_min
             return event
 
+    async def _ended(self, subscription: Subscription | None, error: RpcError) -> None:
+        """Prepare to subscribe again; raises what ends the iteration."""
+        if self._closed:
+            raise StopAsyncIteration
+        if subscription is None:
+            raise error
+        self.next_index, self._subscription = subscription.next_index, None
+        if error.code == "slow_subscriber":
+            return  # what it has not taken is sent again
+        if not isinstance(error, PeerAbsent) and error.code not in _AGAIN:
+            raise error
+        await self._pause(self._client)
+
     async def close(self) -> None:
+        """End the connection for good, and the iteration with it."""
         self._subscription = None
         await super().close()

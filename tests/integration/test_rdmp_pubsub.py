@@ -12,7 +12,7 @@ import pytest
 from rdmp.endpoints import Endpoint
 from rdmp.pubsub import Publisher, Subscriber
 from rdmp.rpc import RpcError, RpcTimeout
-from tests.integration.rdmp_support import FAST, Cluster, Pki
+from tests.integration.rdmp_support import FAST, Cluster, Pki, until
 
 
 @pytest.fixture
@@ -81,3 +81,33 @@ async def test_a_refusal_is_raised_and_patience_ends(cluster: Cluster) -> None:
     async with Publisher(endpoint, files, patience=0.3, limits=FAST) as publisher:
         with pytest.raises(RpcTimeout, match="was not stored within"):
             await publisher.publish("scaling.load", {})
+
+
+async def test_many_who_publish_at_once_share_one_connection_and_none_is_left(cluster: Cluster) -> None:
+    files = cluster.pki.issue("publisher", "meter")
+    async with cluster.hub() as (hub, port):
+        publisher = Publisher(Endpoint("tls", "127.0.0.1", port), files, limits=FAST)
+        await asyncio.gather(*(publisher.publish("scaling.load", {"n": number}) for number in range(10)))
+        assert len(hub.peers()) == 1
+        await publisher.close()
+        await until(lambda: hub.statistics()["connections"] == 0)
+        with pytest.raises(RpcError, match="was closed here"):
+            await publisher.publish("scaling.load", {})
+        assert hub.statistics()["connections"] == 0
+
+
+@pytest.mark.parametrize("serving", [True, False])
+async def test_closing_a_subscriber_ends_its_reader(cluster: Cluster, serving: bool) -> None:
+    files = cluster.pki.issue("operator", "alice")
+    async with cluster.hub() as (_, port):
+        subscriber = Subscriber(Endpoint("tls", "127.0.0.1", port), ["node.*"], files, limits=FAST)
+        await subscriber.start()
+        reading = asyncio.create_task(anext(subscriber, None))
+        await asyncio.sleep(0.05)
+        if serving:
+            await subscriber.close()
+    if not serving:
+        await asyncio.sleep(0.05)  # the reader tries to connect again
+        await subscriber.close()
+    assert await asyncio.wait_for(reading, 5) is None
+    assert await anext(subscriber, None) is None
