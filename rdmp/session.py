@@ -419,6 +419,8 @@ class Session(asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 return await future
         except TimeoutError:
+            if future.done() and not future.cancelled():  # on_progress raised it
+                raise
             raise RpcTimeout("timeout", f"{self.label} did not answer within {timeout:g} s") from None
         except FrameError as error:
             raise RpcError(error.code, str(error)) from error
@@ -430,8 +432,12 @@ class Session(asyncio.Protocol):
     def _answered(self, message: Reply | Progress) -> None:
         pending = self._pending[message.id]
         if isinstance(message, Progress):
-            if pending.on_progress is not None:
-                pending.on_progress(message.data)
+            if pending.on_progress is not None and not pending.future.done():
+                try:
+                    pending.on_progress(message.data)
+                except Exception as error:  # the caller's own, and his alone: the connection serves others too
+                    pending.future.set_exception(error)
+                    self.send(Cancel(message.id))
         elif not pending.future.done():
             if message.error is not None:
                 pending.future.set_exception(RpcError.from_json(message.error))

@@ -203,3 +203,23 @@ async def test_only_whoever_was_dialled_looks_at_the_rate(limit: float | None) -
     assert alive(session) is (limit is None)
     errors = [message["code"] for message in transport.take() if message["type"] == "error"]
     assert errors == ([] if limit is None else ["rate_exceeded"])
+
+
+async def test_a_progress_callback_that_raises_ends_its_call_alone() -> None:
+    session, transport, _ = connected()
+
+    def boom(data: Mapping[str, Any]) -> None:
+        raise BrokenPipeError("stdout")
+
+    waiting = asyncio.create_task(session.call("observe", {}, 60.0, boom))
+    other = asyncio.create_task(session.call("observe", {}, 60.0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    first, second = (message["id"] for message in transport.take())
+    progress = encode({"type": "progress", "id": first, "data": {}}, LIMIT)
+    session.data_received(progress + progress + encode({"type": "reply", "id": second, "result": {"ok": True}}, LIMIT))
+    with pytest.raises(BrokenPipeError, match="stdout"):
+        await waiting
+    assert await other == {"ok": True} and alive(session)
+    await asyncio.sleep(0)
+    assert transport.take() == [{"type": "cancel", "id": first}]
