@@ -461,23 +461,24 @@ class Session(asyncio.Protocol):
             await self.drain()
 
         seconds = min(call.deadline or self._limits.call_timeout, self._limits.call_timeout_max)
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with limit:
                 result = await self._owner.session_call(self, call.method, call.params, progress)
             reply = Reply(call.id, result=result)
         except RpcError as error:
             reply = Reply(call.id, error=error.to_json())
-        except TimeoutError:
-            reply = Reply(
-                call.id, error={"code": "timeout", "message": f"{call.method} took longer than {seconds:g} s"}
-            )
         except asyncio.CancelledError:
             self._reply(Reply(call.id, error={"code": "cancelled", "message": f"{call.method} was cancelled"}))
             raise
         except Exception as error:
-            _log.exception("%s: call %s failed", self.label, call.method)
-            text = f"{call.method} failed inside: {type(error).__name__}: {error} (see the log of the callee)"
-            reply = Reply(call.id, error={"code": "internal", "message": text})
+            if isinstance(error, TimeoutError) and limit.expired():  # any other comes from inside, and is no limit here
+                failure = {"code": "timeout", "message": f"{call.method} took longer than {seconds:g} s"}
+            else:
+                _log.exception("%s: call %s failed", self.label, call.method)
+                text = f"{call.method} failed inside: {type(error).__name__}: {error} (see the log of the callee)"
+                failure = {"code": "internal", "message": text}
+            reply = Reply(call.id, error=failure)
         self._reply(reply)
 
     def _reply(self, reply: Reply) -> None:

@@ -223,3 +223,21 @@ async def test_a_progress_callback_that_raises_ends_its_call_alone() -> None:
     assert await other == {"ok": True} and alive(session)
     await asyncio.sleep(0)
     assert transport.take() == [{"type": "cancel", "id": first}]
+
+
+async def test_only_its_own_limit_makes_a_call_one_that_took_too_long(caplog: pytest.LogCaptureFixture) -> None:
+    session, transport, owner = connected()
+
+    async def answer(session: Session, method: str, params: Any, progress: Any) -> Mapping[str, Any]:
+        if method == "slow":
+            await asyncio.sleep(60)
+        raise TimeoutError("the engine does not answer")
+
+    owner.session_call = answer  # type: ignore[method-assign]
+    session.data_received(encode({"type": "call", "id": "1", "method": "inner"}, LIMIT))
+    session.data_received(encode({"type": "call", "id": "2", "method": "slow", "deadline": 0.02}, LIMIT))
+    await asyncio.sleep(0.1)
+    inner, slow = (message["error"] for message in transport.take())
+    assert (inner["code"], slow["code"]) == ("internal", "timeout")
+    assert "the engine does not answer" in inner["message"] and "took longer than 0.02 s" in slow["message"]
+    assert caplog.messages == ["test: call inner failed"]
