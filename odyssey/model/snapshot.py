@@ -21,7 +21,7 @@ class Snapshot:
     """State as of `index`, what open transactions hold, and what the hosts reported.
 
     `reserved` names objects that open transactions hold (``node/shop-app-3``, ``address/172.16.20.3``); `pending` are
-    the nodes among them, which take room on their hosts. `images` maps host and image reference to image id, and
+    the nodes among them, which take room on their hosts, and `coming` the platforms. `images` maps host and image reference to image id, and
     `present` names the participants that are connected. `maintenance` are the switches that are out of use, and
     `switches` those that the controller said are connected (only asked where a plan depends on it).
     """
@@ -35,6 +35,7 @@ class Snapshot:
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
     pending: Mapping[str, NodeState] = field(default_factory=dict)
+    coming: Mapping[str, Platform] = field(default_factory=dict)
     maintenance: Mapping[str, Maintenance] = field(default_factory=dict)
     switches: frozenset[str] = frozenset()
     _by_network: dict[str, list[NodeState]] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -57,12 +58,12 @@ class Snapshot:
     ) -> Snapshot:
         """Parse state documents; keys of other kinds are ignored.
 
-        `pending` are documents that open transactions would set; only its nodes are read.
+        `pending` are documents that open transactions would set; only its nodes and platforms are read.
         """
         empty = cls(index, None, {}, {}, {}, reserved, images or {}, present, switches=switches)
-        coming = empty.folded(pending or {}).nodes
-        waiting = {name: node for name, node in coming.items() if f"node/{name}" not in documents}
-        return replace(empty.folded(documents), index=index, pending=waiting)
+        after = empty.folded(pending or {})
+        waiting = {name: node for name, node in after.nodes.items() if f"node/{name}" not in documents}
+        return replace(empty.folded(documents), index=index, pending=waiting, coming=after.platforms)
 
     def folded(self, changes: Mapping[str, Mapping[str, Any] | None]) -> Snapshot:
         """What the snapshot is after a decision that sets these documents; None deletes. The index rises by one."""
@@ -106,9 +107,11 @@ class Snapshot:
 
     def network(self, key: str) -> Network | None:
         """The definition of the network ``shop/app``, or None."""
-        platform, _, name = key.partition("/")
-        found = self.platforms.get(platform)
-        return found.networks.get(name) if found else None
+        return _network(self.platforms, key)
+
+    def network_to_be(self, key: str) -> Network | None:
+        """The definition of a network that is there, or else comes with an open transaction; or None."""
+        return _network(self.platforms, key) or _network(self.coming, key)
 
     def nodes_of(self, key: str, *phases: str) -> tuple[NodeState, ...]:
         """Nodes of a network by ordinal, all of them or those in one of `phases`."""
@@ -156,3 +159,9 @@ def _put(table: dict[str, Any], name: str, value: Any) -> None:
         table.pop(name, None)
     else:
         table[name] = value
+
+
+def _network(platforms: Mapping[str, Platform], key: str) -> Network | None:
+    platform, _, name = key.partition("/")
+    found = platforms.get(platform)
+    return found.networks.get(name) if found else None

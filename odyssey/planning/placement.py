@@ -68,7 +68,7 @@ class Allocator:
         for node in (*snapshot.nodes.values(), *snapshot.pending.values()):
             self._nodes.setdefault(node.key, {})[node.address] = node.host
             if node.host in self._rooms:
-                self._rooms[node.host].take(node.key, snapshot.network(node.key))
+                self._rooms[node.host].take(node.key, snapshot.network_to_be(node.key))
 
     def place(self, network: Network, node: str, image: Image, home: str | None) -> tuple[str, IPv4Address]:
         """The host and the address of a new node. Raises PlanRefused with the numbers of each host.

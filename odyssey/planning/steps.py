@@ -183,12 +183,15 @@ class Plan:
         return merged
 
     def placements(self) -> dict[str, Mapping[str, Any]]:
-        """Documents of the nodes that the plan starts or keeps, for the `pending` of snapshots made while it runs."""
+        """Documents of the nodes that the plan starts or keeps, and of the platforms that tell what each needs.
+
+        For the `pending` of snapshots made while it runs.
+        """
         placed: dict[str, Mapping[str, Any]] = {}
         for step in self.steps:
             if isinstance(step, TransactionStep):
-                nodes = {key: value for key, value in step.changes.items() if key.startswith("node/")}
-                placed |= {key: value for key, value in nodes.items() if value is not None}
+                coming = {key: value for key, value in step.changes.items() if key.startswith(("node/", "platform/"))}
+                placed |= {key: value for key, value in coming.items() if value is not None}
         return placed
 
     def to_json(self, *, full: bool = False) -> dict[str, Any]:

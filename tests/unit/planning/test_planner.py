@@ -214,9 +214,20 @@ def test_a_volume_goes_with_the_host_that_leaves_the_inventory_and_the_plan_says
 
 def test_a_running_plan_tells_what_it_will_place() -> None:
     made = plan(snapshot(), resolve(ApplyPlatform(shop()), snapshot()))
-    assert sorted(made.placements()) == [f"node/shop-{name}" for name in ("app-1", "app-2", "app-3", "db-1", "lb-1")]
+    names = ("app-1", "app-2", "app-3", "db-1", "lb-1")
+    assert sorted(made.placements()) == [*(f"node/shop-{name}" for name in names), "platform/shop"]
     beside = snapshot(pending=made.placements())
     assert len(beside.pending) == 5 and not beside.nodes
+
+
+def test_nodes_of_a_platform_that_is_being_added_take_their_room() -> None:
+    wide = {"cpus": 4, "memoryMiB": 256}
+    documents = {"inventory": inventory(1, cpus=8, memory=65536, nodes=60)}
+    state = snapshot(documents, hosts=1)
+    first = plan(state, resolve(ApplyPlatform(platform({"app": network(1, count=2, resources=wide)})), state))
+    beside = snapshot(documents, hosts=1, pending=first.placements())
+    with pytest.raises(PlanRefused, match="h1: 0 of 8 cpus free"):
+        plan(beside, resolve(ApplyPlatform(platform({"web": network(2, resources=wide)}, "blog")), beside))
 
 
 def test_a_thousand_nodes_are_planned() -> None:
@@ -228,8 +239,8 @@ def test_a_thousand_nodes_are_planned() -> None:
     }
     state = snapshot(documents, hosts=20)
     made = plan(state, resolve(ApplyPlatform(platform(tiers)), state))
-    assert len(made.placements()) == 1000
-    assert len({document["address"] for document in made.placements().values()}) == 1000
+    nodes = [document for key, document in made.placements().items() if key.startswith("node/")]
+    assert len(nodes) == len({document["address"] for document in nodes}) == 1000
 
 
 def test_adding_nodes_names_them_once_and_for_all() -> None:
