@@ -21,9 +21,9 @@ class Snapshot:
     """State as of `index`, what open transactions hold, and what the hosts reported.
 
     `reserved` names objects that open transactions hold (``node/shop-app-3``, ``address/172.16.20.3``); `pending` are
-    the nodes among them, which take room on their hosts, and `coming` the platforms. `images` maps host and image reference to image id, and
-    `present` names the participants that are connected. `maintenance` are the switches that are out of use, and
-    `switches` those that the controller said are connected (only asked where a plan depends on it).
+    the nodes among them, which take room on their hosts, and `coming` the platforms. `images` maps host and image
+    reference to image id, and `present` names the participants that are connected. `maintenance` are the switches that
+    are out of use, and `switches` those that the controller said are connected (only asked where a plan depends on it).
     """
 
     index: int

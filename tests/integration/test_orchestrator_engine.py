@@ -67,8 +67,10 @@ class Runner:
             )
         )  # fmt: skip
         fate = self.fate(step.title)
-        decision, reason = ("aborted", "as the test says") if fate == "aborted" else ("committed", None)
-        record = await self._log.decide(tx, record.revision, decision, reason)
+        if fate == "aborted":
+            record = await self._log.decide(tx, record.revision, "aborted", "as the test says")
+        else:
+            record = await self._log.decide(tx, record.revision, "committed", None)
         return record if fate == "open" else await self._log.advance(tx, record.revision, {}, {}, True)
 
     async def may_succeed(self, _record: TxRecord) -> bool:
