@@ -396,9 +396,9 @@ class Hub(SessionOwner):
             return "forbidden", f"{identity}: a controller is named controller, controller-2 and so on"
         if identity.role == "netconf" and reserved is None:
             return "forbidden", f"{identity}: the participant of this role is named netconf"
-        # Callers take part in no transaction: what they say of epochs proves nothing.
-        if identity.role in PARTICIPANT_ROLES and hello.epoch > self.epoch:
-            if hello.epoch > self._fenced_by:
+        if hello.epoch > self.epoch:
+            # Callers take part in no transaction: what they say of epochs proves nothing.
+            if identity.role in PARTICIPANT_ROLES and hello.epoch > self._fenced_by:
                 self._fenced_by = hello.epoch
                 self._bus.announce("hub.fenced", {"peer": identity.name, "epoch": hello.epoch, "own": self.epoch})
             return "stale_epoch", f"epoch {hello.epoch} was seen; this orchestrator has {self.epoch} and leads no more"
