@@ -10,6 +10,7 @@ for Main Memory Database Systems", SIGMOD 1984.)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import sqlite3
@@ -65,6 +66,7 @@ class GroupCommit:
         self._jobs: deque[_Job] = deque()
         self._news = threading.Condition()  # guards _jobs and _closing
         self._closing = False
+        self._dead: BaseException | None = None  # why the thread ended before it was told to
         self._thread: threading.Thread | None = None
         self._full = True  # PRAGMA synchronous
         self._unmoved = 0  # commits since the last checkpoint
@@ -91,10 +93,13 @@ class GroupCommit:
     async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         """Run `work` on the connection and return its result once it is committed.
 
-        Raises what `work` raised, sqlite3.Error if the commit failed, and queue.Full when too much is waiting.
+        Raises what `work` raised, sqlite3.Error if the commit failed or the thread is gone, and queue.Full when too
+        much is waiting.
         """
         job = _Job(work, durable)
         with self._news:
+            if self._dead is not None:
+                raise self._gone()
             if len(self._jobs) >= self._limit:
                 raise queue.Full(f"{self._path}: {self._limit} writes wait for the disk")
             self._jobs.append(job)
@@ -122,10 +127,30 @@ class GroupCommit:
             started(sqlite3.DatabaseError(f"the file is damaged: {error}"))
             return
         started(None)
-        while batch := self._next_batch():
-            self._commit(connection, batch)
-            self._checkpoint(connection)
-        connection.close()
+        batch: list[_Job] = []
+        try:
+            while batch := self._next_batch():
+                self._commit(connection, batch)
+                self._checkpoint(connection)
+        except BaseException as error:  # whoever waits must hear of it: nobody else would ever answer him
+            _log.critical("%s: its thread has ended", self._path, exc_info=True)
+            self._die(error, batch)
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _die(self, error: BaseException, batch: list[_Job]) -> None:
+        """Fail what waits now and what comes later."""
+        with self._news:
+            self._dead = error
+            waiting = [*batch, *self._jobs]
+            self._jobs.clear()
+        for job in waiting:
+            job.error = job.error or self._gone()
+        _answer(waiting)
+
+    def _gone(self) -> sqlite3.OperationalError:
+        return sqlite3.OperationalError(f"{self._path}: nothing is written any more since: {self._dead!r}; start again")
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,13 +184,12 @@ class GroupCommit:
                     _savepoint(connection, job)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself meanwhile
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             for job in batch:
                 job.error = job.error or error
-        # Waking a loop costs a system call: one for the batch, not one for each job.
-        for loop in {job.loop for job in batch}:
-            loop.call_soon_threadsafe(_settle, [job for job in batch if job.loop is loop])
+        _answer(batch)
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move the write-ahead log into the file now and then, after the answers and not before one as SQLite would."""
@@ -174,8 +198,19 @@ class GroupCommit:
             self._unmoved = 0
             try:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except sqlite3.OperationalError as error:  # nothing is lost: the log grows until it succeeds
+            except sqlite3.Error as error:  # nothing is lost: the log grows until it succeeds
                 _log.warning("%s: its write-ahead log cannot be moved into it: %s", self._path, error)
+
+
+def _answer(jobs: Iterable[_Job]) -> None:
+    """Wake whoever waits; a loop that has ended waits for nothing."""
+    # Waking a loop costs a system call: one for the batch, not one for each job.
+    loops: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in jobs:
+        loops.setdefault(job.loop, []).append(job)
+    for loop, ready in loops.items():
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, ready)
 
 
 def _settle(jobs: Iterable[_Job]) -> None:

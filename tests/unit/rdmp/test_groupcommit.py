@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,3 +91,61 @@ async def test_the_log_is_moved_into_the_file_after_some_commits(tmp_path: Path)
     shutil.copy(tmp_path / "db", tmp_path / "alone")
     await file.close()
     assert values(tmp_path / "alone") == list(range(200))
+
+
+class Damaged:
+    """A connection on which some statements fail."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str, error: Exception) -> None:
+        self._connection = connection
+        self._statement = statement
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        if statement.startswith(self._statement):
+            raise self._error
+        return self._connection.execute(statement, *arguments)
+
+
+def damage(monkeypatch: pytest.MonkeyPatch, statement: str, error: Exception) -> None:
+    connect = GroupCommit._connect
+    monkeypatch.setattr(GroupCommit, "_connect", lambda self: Damaged(connect(self), statement, error))
+
+
+async def test_a_damaged_file_fails_the_checkpoint_and_not_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(monkeypatch, "PRAGMA wal_checkpoint", sqlite3.DatabaseError("database disk image is malformed"))
+    monkeypatch.setattr("rdmp.groupcommit._CHECKPOINT", 1)
+    file, _ = await opened(tmp_path / "db")
+    for value in range(3):
+        assert await asyncio.wait_for(file.run(insert(value)), 5) == value
+    await file.close()
+
+
+async def test_a_rollback_that_fails_is_no_end_of_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(monkeypatch, "ROLLBACK", sqlite3.OperationalError("disk I/O error"))
+    file, _ = await opened(tmp_path / "db")
+    for _ in range(2):
+        with pytest.raises(sqlite3.Error):
+            await asyncio.wait_for(file.run(insert(-1)), 5)
+    await file.close()
+
+
+async def test_when_the_thread_ends_everybody_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(monkeypatch, "COMMIT", MemoryError("none left"))
+    file, go = await opened(tmp_path / "db")
+    jobs: list[asyncio.Task[int]] = [asyncio.create_task(file.run(lambda connection: int(go.wait(10))))]
+    await asyncio.sleep(0.05)
+    jobs += [asyncio.create_task(file.run(insert(value))) for value in range(3)]
+    await asyncio.sleep(0.05)
+    go.set()
+    told = await asyncio.wait_for(asyncio.gather(*jobs, return_exceptions=True), 5)
+    assert all(isinstance(error, sqlite3.Error) and "none left" in str(error) for error in told)
+    with pytest.raises(sqlite3.Error, match="start again"):
+        await file.run(insert(9))
+    await file.close()
+    assert values(tmp_path / "db") == []
