@@ -216,7 +216,8 @@ class Session(asyncio.Protocol):
         # Beats are counted, not seconds: a pause of this process is one beat, not a lost peer.
         self._silent_beats += 1
         self._write_urgent(Ping(number))
-        self._next_beat(heartbeat, number + 1)
+        if not self.closing:  # the ping may have been one too many; the timer is that of the close then
+            self._next_beat(heartbeat, number + 1)
 
     def _next_beat(self, heartbeat: float, number: int) -> None:
         if self._timer is not None:

@@ -241,3 +241,17 @@ async def test_only_its_own_limit_makes_a_call_one_that_took_too_long(caplog: py
     assert (inner["code"], slow["code"]) == ("internal", "timeout")
     assert "the engine does not answer" in inner["message"] and "took longer than 0.02 s" in slow["message"]
     assert caplog.messages == ["test: call inner failed"]
+
+
+async def test_a_ping_that_is_one_too_many_leaves_the_timer_that_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rdmp.session._CLOSE_SECONDS", 0.02)
+    session, transport, _ = connected(Limits(send_queue_messages=3, heartbeat_misses=9))
+    session.pause_writing()
+    for _ in range(4):
+        session._beat(60.0, 1)
+    assert session.closing
+    transport.ended = False  # its close waits for a peer that does not read
+    await asyncio.sleep(0.1)
+    assert transport.ended
