@@ -214,6 +214,6 @@ async def test_an_id_whose_answer_is_no_longer_kept_is_not_used_for_something_el
     call = await world.calls.find("first")
     assert call is not None
     await world.calls.forget(call)
-    with pytest.raises(RpcError, match="odysseyctl tx show first.1") as refused:
+    with pytest.raises(RpcError, match=r"odysseyctl tx show first\.1") as refused:
         await world.call("addNode", "first", add())
     assert refused.value.code == "call_id_reused"
