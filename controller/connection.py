@@ -85,6 +85,9 @@ class SwitchConnection:
         self._generation = 0  # under which the role was granted
         self._was_master = False
         self.known: TableSet | None = None
+        self.confirmed: TableSet | None = None
+        """What it was last brought to and read back with; None from the first change on the way to something else."""
+        self.inspected = False  # what it holds was read: it is or was one of the inventory
         self.foreign = 0
         self.drift = 0
         self.last_verified: datetime | None = None
@@ -112,14 +115,14 @@ class SwitchConnection:
             role, generation, reason = Role.SLAVE, tenure.generation, f"generation {stale.generation} leads"
             await self.channel.take_role(role, generation)
         if (role, generation) != (self.role, self._generation):
-            self.known = None  # another one may have written meanwhile
+            self.known = self.confirmed = None  # another one may have written meanwhile
         self.role, self._generation = role, generation
         self.stood.set()
         before, self._was_master = self._was_master, role is Role.MASTER
         return reason if self._was_master != before else None
 
     def _lose_role(self) -> None:
-        self.role = self.known = None
+        self.role = self.known = self.confirmed = None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -153,6 +156,7 @@ class SwitchConnection:
         """Make changes.  Only under ``lock``.  Raises ChannelError; then it is not known what the switch holds."""
         if changes:
             before, self.known = await self.ensure_known(), None
+            self.confirmed = None
             with self._writing():
                 await self.channel.apply(changes)
             self.known = patched(before, changes)
@@ -162,7 +166,7 @@ class SwitchConnection:
         if changes:
             self.known = None
             await self._read_back(changes, wanted)
-            self.known = wanted
+        self.known = self.confirmed = wanted  # equal to what was read, and shares its entries with the next intent
         self.drift = 0
         self._verified()
 
@@ -179,21 +183,28 @@ class SwitchConnection:
             _log.info("switch %s: ports to hosts and borders are %s", self.name, "down" if switch.isolated else "up")
 
     async def verify(self, target: Callable[[], TableSet]) -> Drift:
-        """Read the whole switch and, as its MASTER, repair it; returns what was found.  Raises ChannelError.
+        """Read the whole switch and, as its MASTER, repair drift; returns what was found.  Raises ChannelError.
 
-        Drift is measured against what the switch held when we last looked, else against ``target``: a change that is
-        decided but waits for its turn is no drift.
+        Drift is measured against what the switch held when we last looked, and goes back to that: a change that is
+        decided but waits for its turn is no drift, and comes in rounds over all switches.  Where that is not known it
+        is measured against ``target``, and a switch that differs stays so (``confirmed`` is None): what may come before
+        the other switches have theirs, only the rounds know.
         """
         async with self.lock:
             expected = self.known if self.role is Role.MASTER else None
             await self._read()
             assert self.known is not None
-            drift = Drift.between(self.known, target() if expected is None else expected, self.foreign)
+            wanted = target() if expected is None else expected
+            drift = Drift.between(self.known, wanted, self.foreign)
             self.drift = drift.count
             if self.role is not Role.MASTER:
                 self._verified()
-                return drift
-        await self.bring_to(target)
+            elif expected is None and drift.count:
+                self.confirmed = None
+            else:
+                changes = difference(self.known, wanted)
+                await self.apply(changes)
+                await self.confirm(changes, wanted)
         return drift
 
     async def look(self) -> Look:
@@ -217,6 +228,7 @@ class SwitchConnection:
         meters = await self.channel.read_meters()
         self.foreign = flows.foreign + groups.foreign
         self.known = TableSet.of((counted.entry for counted in flows.entries), groups.groups, meters.meters)
+        self.inspected = True
 
     async def _read_back(self, changes: Sequence[Change], wanted: TableSet) -> None:
         """Compare every owner that was touched, and all groups and meters if one was."""
@@ -226,7 +238,8 @@ class SwitchConnection:
         else:
             singly = (self.channel.read_flows(owner, COOKIE_OWNER_MASK) for owner in sorted(owners))
             readings = await asyncio.gather(*singly)
-        actual = TableSet.of(self._entries(readings, owners)).entries
+        # A switch that ignores cookie masks answers each request with everything.
+        actual = {entry.key: entry for entry in self._entries(readings, owners)}
         groups, meters = wanted.groups, wanted.meters
         if any(isinstance(change, GroupChange) for change in changes):
             groups = TableSet.of((), (await self.channel.read_groups()).groups).groups

@@ -43,7 +43,8 @@ TRIES_AS_MASTER = 2
 class Update:
     """One update of several switches, whose locks are held: the rounds of ``controller/rounds.py``.
 
-    A round in which a switch fails is the last one: the next could let in what that switch does not deliver yet.
+    A round in which a switch of the intent fails is the last one: the next could let in what that switch does not
+    deliver yet.  One that leaves the inventory delivers nothing any more: the others go on without it.
     """
 
     def __init__(self, connections: Mapping[str, SwitchConnection], target: Compilation) -> None:
@@ -58,14 +59,17 @@ class Update:
         ready = [name for name in self._connections if name not in self._failed]
         before = {name: await self._connections[name].ensure_known() for name in ready}
         for changes in rounds(before, self._target.tables, self._target.is_egress, self._target.ending):
-            await self._everywhere(changes, partial(self._apply, changes))
-            if self._failed.keys() & changes.keys():
+            await self._everywhere(self._unfailed(changes), partial(self._apply, changes))
+            if self._failed.keys() & changes.keys() & self._target.tables.keys():
                 for name in self._made:  # nothing was read back: the next try looks first
                     self._connections[name].known = None
                 return self._failed
-        await self._everywhere(ready, self._confirm)
-        await self._everywhere([name for name in ready if name not in self._failed], self._set_ports)
+        await self._everywhere(self._unfailed(ready), self._confirm)
+        await self._everywhere(self._unfailed(ready), self._set_ports)
         return self._failed
+
+    def _unfailed(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if name not in self._failed]
 
     async def _set_ports(self, name: str) -> None:
         inventory = self._target.intent.inventory
@@ -234,6 +238,8 @@ class Switches:
                 if connection.name in self._target().tables:
                     await self._inspect(connection, first)
                     first = False
+                elif connection.inspected:
+                    await self._mend(connection)  # what failed when it left the inventory
             except ChannelError as error:
                 _log.warning("switch %s: %s", connection.name, error)
                 pause = RETRY_SECONDS
@@ -249,8 +255,9 @@ class Switches:
         drift = await connection.verify(lambda: self._tables(name))
         if connection.role is not Role.MASTER:
             return  # the leader repairs it, and tells it
+        await self._mend(connection)
         inventory = self._target().intent.inventory
-        if inventory is not None:
+        if inventory is not None and name in inventory.switches:  # it may have left it meanwhile
             await connection.set_ports(inventory.switches[name], inventory.station_ports(name))
         if drift.count or drift.foreign != self._foreign.get(name, 0):
             self._foreign[name] = drift.foreign
@@ -265,6 +272,31 @@ class Switches:
             }
             _log.warning("switch %s drifted: %s", name, data)
             self._publish("switch.drift", data)
+
+    async def _mend(self, connection: SwitchConnection) -> None:
+        """Bring a switch that was looked at to the intent, if it is not there.  Raises ChannelError.
+
+        Alone where all others hold the same intent, so that it waits for none of them; else in rounds over all.
+        """
+        if self._holds(connection, self._target()):
+            return
+        async with self._updating:
+            target = self._target()
+            if connection.is_master(self._tenure) and self._are_others_right(connection, target):
+                await connection.bring_to(lambda: target.tables.get(connection.name, TableSet()))
+                return
+        failed = await self.bring_all()
+        if failed and not self._holds(connection, self._target()):
+            raise ChannelError("; ".join(failed.values()))
+
+    @staticmethod
+    def _holds(connection: SwitchConnection, target: Compilation) -> bool:
+        return connection.confirmed == target.tables.get(connection.name, TableSet())
+
+    def _are_others_right(self, connection: SwitchConnection, target: Compilation) -> bool:
+        """Tell whether every other connected switch holds an intent: an update would change this one alone."""
+        others = (one for one in self._connections.values() if one is not connection)
+        return all(self._holds(one, target) for one in others if one.inspected or one.name in target.tables)
 
     async def _take_role(self, connection: SwitchConnection) -> None:
         """Ask for our role, and tell it if it is another than before.  Only under its lock.  Raises ChannelError."""
@@ -308,7 +340,7 @@ class Switches:
             wanted = self._target().tables.keys()
             there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
             failed = {name: reason for name, reason in self.missing(self._target()).items() if name not in there}
-            there |= {name: one for name, one in self._connections.items() if name not in wanted and one.known}
+            there |= {name: one for name, one in self._connections.items() if name not in wanted and one.inspected}
             for name, connection in there.items():
                 await locks.enter_async_context(connection.lock)
                 if name in wanted:
