@@ -40,6 +40,7 @@ from rdmp.messages import (
     Publish,
     Reply,
     Welcome,
+    largest_message,
 )
 from rdmp.messages import parse as parse_message
 from rdmp.rpc import PeerAbsent, RpcError, RpcTimeout
@@ -65,6 +66,8 @@ class BlockingClient(jsocket.JsonClient):
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._until = 0.0
+        self._largest = self.limits.max_message_bytes  # what the server accepts
+        self._told = ""  # its newest error that is about the connection
         super().__init__(endpoint.host or endpoint.path, endpoint.port, timeout=self.limits.handshake_timeout)
         self.max_message_size = self.limits.max_message_bytes
         super().close()  # jsocket made a socket for IPv4; ours is made by connect
@@ -123,7 +126,7 @@ class BlockingClient(jsocket.JsonClient):
 
     def send_obj(self, obj: Json) -> None:
         """Send one message with one write."""
-        left = memoryview(encode(obj, self.limits.max_message_bytes))
+        left = memoryview(encode(obj, self._largest))
         while left:
             self.conn.settimeout(self._remaining())
             left = left[self.conn.send(left) :]
@@ -190,7 +193,7 @@ class BlockingClient(jsocket.JsonClient):
         except (FrameError, MessageError) as error:
             raise RpcError(getattr(error, "code", "bad_message"), f"{self.endpoint}: {error}") from error
         except (jsocket.jsocket_base.FramingError, RuntimeError, OSError) as error:
-            raise PeerAbsent("peer_absent", f"{self.endpoint}: {error}") from error
+            raise PeerAbsent("peer_absent", f"{self.endpoint}: {self._told or error}") from error
         except RpcError as error:
             kept = not isinstance(error, _Refused)  # an error as answer leaves the connection in order
             raise
@@ -200,6 +203,7 @@ class BlockingClient(jsocket.JsonClient):
 
     def _connect(self) -> Welcome:
         super().close()
+        self._largest, self._told = self.limits.max_message_bytes, ""
         context = self._context()
         self.socket = self.conn = self._open(context)
         me = self._me()
@@ -213,6 +217,7 @@ class BlockingClient(jsocket.JsonClient):
             raise _Refused("bad_message", f"{self.endpoint}: expected welcome, found {message.TYPE}")
         if not PROTOCOL_OLDEST <= message.version <= PROTOCOL_VERSION:
             raise _Refused("version", f"{self.endpoint}: version {message.version} was chosen; it is not spoken here")
+        self._largest = min(self._largest, largest_message(message) or self._largest)
         return message
 
     def _context(self) -> ssl.SSLContext | None:
@@ -288,6 +293,8 @@ class BlockingClient(jsocket.JsonClient):
         message = parse_message(self.read_obj())
         if isinstance(message, Ping):
             self.send_obj(Pong(message.n).to_json())
+        elif isinstance(message, Error) and message.ref is None:
+            self._told = f"{message.code}: {message.message}"
         return message
 
     def _remaining(self) -> float:

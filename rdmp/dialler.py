@@ -10,7 +10,7 @@ from abc import abstractmethod
 
 from rdmp.endpoints import Endpoint
 from rdmp.limits import Limits
-from rdmp.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Error, Hello, Message, Welcome
+from rdmp.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Error, Hello, Message, Welcome, largest_message
 from rdmp.rpc import PeerAbsent, RpcError
 from rdmp.session import Origin, Session, SessionOwner
 from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity
@@ -97,7 +97,7 @@ class Dialler(SessionOwner):
             self._fail(RpcError("version", f"{self.endpoint}: {text}"))
             session.refuse("version", text)
         elif isinstance(message, Welcome):
-            session.establish(message.heartbeat)
+            session.establish(message.heartbeat, largest_message(message))
             self.welcomed(session, message)
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_result(message)

@@ -20,6 +20,7 @@ from rdmp.groups import Groups
 from rdmp.limits import Limits
 from rdmp.listener import Listener, listen_loopback, listen_tcp, listen_unix
 from rdmp.messages import (
+    MIN_MESSAGE_BYTES,
     PROTOCOL_OLDEST,
     PROTOCOL_VERSION,
     Aborted,
@@ -35,6 +36,7 @@ from rdmp.messages import (
     Unsubscribe,
     Vote,
     Welcome,
+    largest_message,
 )
 from rdmp.records import TxProgress, TxRecord
 from rdmp.refusals import Refusals
@@ -47,8 +49,6 @@ __all__ = ["Hub", "PeerAbsent", "PeerInfo", "RpcError", "RpcHandler", "RpcTimeou
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
-MIN_MESSAGE_BYTES = 1024
-"""The least that a peer must accept: a welcome, a heartbeat, an error."""
 PARTICIPANT_ROLES = frozenset({"agent", "controller", "netconf"})
 HUB_TOPICS = ("tx", "peer", "hub")
 """First levels of topics that only the hub itself publishes."""
@@ -352,13 +352,15 @@ class Hub(SessionOwner):
         old = self._participants.get(peer.name) if peer.participant else None
         if old is not None:
             old.refuse("replaced", f"{peer.name} connected again from {peer.origin.address}")
-        largest = (hello.limits or {}).get("max_message_bytes")
         limits = self.limits
         rate = limits.participant_messages_per_second if peer.participant else limits.messages_per_second
-        session.establish(limits.heartbeat, largest if isinstance(largest, int) else None, rate)
+        session.establish(limits.heartbeat, largest_message(hello), rate)
         version = min(hello.versions[1], PROTOCOL_VERSION)
         me = self.identity
-        session.send(Welcome(version, me.name, me.cluster, self.epoch, self._incarnation, self.limits.heartbeat))
+        accepted = {"max_message_bytes": limits.max_message_bytes}
+        session.send(
+            Welcome(version, me.name, me.cluster, self.epoch, self._incarnation, limits.heartbeat, accepted)
+        )
         if peer.participant:
             self._participants[peer.name] = session
             self._groups.joined(session, peer.name, self._allowed_groups(identity, hello))

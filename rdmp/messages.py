@@ -17,6 +17,8 @@ from schemas import Fault
 
 PROTOCOL_VERSION = 1
 PROTOCOL_OLDEST = 1
+MIN_MESSAGE_BYTES = 1024
+"""The least that a peer must accept: a welcome, a heartbeat, an error."""
 
 Json = Mapping[str, Any]
 
@@ -65,6 +67,7 @@ class Welcome(Message):
     epoch: int
     incarnation: str
     heartbeat: float
+    limits: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,12 @@ class Ack(Message):
     TYPE: ClassVar[str] = "ack"
     sub: str
     index: int
+
+
+def largest_message(message: Hello | Welcome) -> int | None:
+    """Return the largest message that the sender accepts, in bytes, if it says so; never less than it must accept."""
+    value = (message.limits or {}).get("max_message_bytes")
+    return max(value, MIN_MESSAGE_BYTES) if isinstance(value, int) else None
 
 
 _CLASSES: Mapping[str, type[Message]] = {

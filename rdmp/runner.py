@@ -43,6 +43,7 @@ from rdmp.tls import Identity, TlsFiles
 
 Json = Mapping[str, Any]
 _log = logging.getLogger(__name__)
+_DROPPED = "participant.events_dropped"
 _STOP_SECONDS = 2.0  # how long stop() waits for cancelled effects to end
 
 
@@ -303,7 +304,7 @@ class ParticipantRunner:
                 continue
             if self._events_dropped:
                 count, self._events_dropped = self._events_dropped, 0
-                self._events.appendleft(("participant.events_dropped", {"name": self.identity.name, "count": count}))
+                self._events.appendleft((_DROPPED, {"name": self.identity.name, "count": count}))
             topic, data = event = self._events[0]
             try:
                 await leader.request(functools.partial(Publish, topic=topic, data=data), self.limits.call_timeout)
@@ -316,6 +317,8 @@ class ParticipantRunner:
                     await asyncio.sleep(self.limits.reconnect_max)
                     continue
                 _log.warning("event %s was refused: %s", topic, error)
+                if error.code == "message_too_large" and topic != _DROPPED:
+                    self._events_dropped += 1
             if self._events and self._events[0] is event:
                 self._events.popleft()
 

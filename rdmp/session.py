@@ -99,6 +99,7 @@ class Session(asyncio.Protocol):
         self._offences = 0
         self._timer: asyncio.TimerHandle | None = None
         self._reason: str | None = None
+        self._told: tuple[float, str] | None = None  # the newest error that is about the connection, and when it came
         self._ended = asyncio.Event()
         self._ids = itertools.count(1)
         self._pending: dict[str, _Pending] = {}
@@ -194,7 +195,9 @@ class Session(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        reason = self._reason = self._reason or (f"connection lost: {exc}" if exc else "closed by the peer")
+        reason = self._reason = self._reason or self._farewell() or (
+            f"connection lost: {exc}" if exc else "closed by the peer"
+        )
         self._writable.set()
         self._ended.set()
         for pending in self._pending.values():
@@ -204,6 +207,10 @@ class Session(asyncio.Protocol):
         for task in self._serving.values():
             task.cancel()
         self._owner.session_closed(self, reason)
+
+    def _farewell(self) -> str | None:
+        """Return what the peer said a moment before it closed: its reason is worth more than that it did."""
+        return self._told[1] if self._told and self._loop.time() - self._told[0] < 2 * _CLOSE_SECONDS else None
 
     def _beat(self, heartbeat: float, number: int) -> None:
         if self._silent_beats >= self._limits.heartbeat_misses:
@@ -280,6 +287,8 @@ class Session(asyncio.Protocol):
             case Cancel():
                 pass  # the reply and the cancel crossed
             case _:
+                if isinstance(message, Error) and message.ref is None:
+                    self._told = (self._loop.time(), f"{message.code}: {message.message}")
                 self._owner.session_message(self, message)
 
     def _bad_message(self, value: dict[str, Any], error: MessageError) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 
 import rdmp.dialler
 import rdmp.hub
-from rdmp.rpc import RpcError
-from tests.integration.rdmp_support import Cluster, Pki, record
+from rdmp.blocking import BlockingClient
+from rdmp.endpoints import Endpoint
+from rdmp.messages import Welcome
+from rdmp.rpc import PeerAbsent, RpcError
+from tests.integration.rdmp_support import FAST, Cluster, Pki, record, until
 
 
 @pytest.fixture
@@ -101,3 +105,60 @@ async def test_unknown_fields_are_ignored_in_every_message(cluster: Cluster) -> 
         answers = await asyncio.to_thread(talk, await hub.serve_plain())
     assert [answer["type"] for answer in answers] == ["welcome", "reply", "reply", "event", "pong"]
     assert answers[0]["version"] == 1 and answers[1]["result"] == {"n": 1}
+
+
+SMALL = dataclasses.replace(FAST, max_message_bytes=100_000, offences_per_connection=1)
+
+
+async def test_whoever_dials_obeys_the_limit_of_the_server(cluster: Cluster) -> None:
+    async with cluster.hub(limits=SMALL) as (hub, port):
+        async with await cluster.client(port) as client:
+            with pytest.raises(RpcError, match="the limit is 100000") as caught:
+                await client.call("echo", {"text": "x" * 200_000})
+            assert caught.value.code == "message_too_large"
+            assert await client.call("echo", {"n": 1}) == {"n": 1}
+        with BlockingClient(Endpoint("tls", "127.0.0.1", port), cluster.pki.issue("operator", "script")) as script:
+            with pytest.raises(RpcError, match="the limit is 100000"):
+                await asyncio.to_thread(lambda: script.call("echo", {"text": "x" * 200_000}))
+            assert await asyncio.to_thread(lambda: script.call("echo", {"n": 1})) == {"n": 1}
+        async with cluster.participants(port, "h1") as members:
+            await members["h1"][1].publish("node.died", {"text": "x" * 200_000})
+            await members["h1"][1].publish("node.second", {})
+            await until(lambda: "participant.events_dropped" in [event.topic for event in cluster.events.all()])
+            assert not {"peer.lost", "node.died"} & {event.topic for event in cluster.events.all()}
+        topics = [event.topic for event in cluster.events.all()]
+        assert topics.count("node.second") == topics.count("participant.events_dropped") == 1
+        assert hub.counters()["refused"] == {}
+
+
+async def test_a_server_that_does_not_tell_its_limit_is_sent_what_we_send(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Old(Welcome):
+        def to_json(self) -> dict[str, Any]:
+            return {key: value for key, value in super().to_json().items() if key != "limits"}
+
+    monkeypatch.setattr(rdmp.hub, "Welcome", Old)
+    async with cluster.hub() as (hub, port):
+        HUBS.append(hub)
+        await all_that_there_is(cluster, port)
+
+
+async def test_why_the_server_cut_is_told_to_whoever_was_cut(cluster: Cluster) -> None:
+    async with cluster.hub(limits=SMALL) as (hub, port):
+        client = await cluster.client(port, "agent", "h1")
+        waiting = asyncio.create_task(client.call("slow"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(RpcError):
+            await client.subscribe(["a.b"])
+        with pytest.raises(PeerAbsent, match="too_many_offences: 1 wrong or forbidden messages"):
+            await waiting
+        await client.close()
+        files = cluster.pki.issue("operator", "script")
+        with BlockingClient(Endpoint("tls", "127.0.0.1", port), files) as script:
+            calling = asyncio.create_task(asyncio.to_thread(lambda: script.call("slow")))
+            await until(lambda: any(peer.name == "script" for peer in hub.peers()))
+            (session,) = (one for one, peer in hub._sessions.items() if peer.name == "script")
+            session.refuse("rate_exceeded", "too much")
+            with pytest.raises(PeerAbsent, match="rate_exceeded: too much"):
+                await calling
