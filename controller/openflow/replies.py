@@ -11,6 +11,7 @@ not follow OpenFlow is refused whole.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
@@ -116,16 +117,22 @@ def _rest(octets: bytes) -> tuple[Match, tuple[Action, ...]] | None:
 
 
 def groups(body: bytes) -> GroupReading:
-    """Return what one part of an answer to a request for group descriptions says; raises Malformed."""
+    """Return what one part of an answer to a request for group descriptions says; raises Malformed.
+
+    Another kind of group with one of our ids, or one with actions that our compiler never writes, has no buckets: it is
+    ours to change, and cannot be added once more.
+    """
     found, foreign = [], 0
     for start, end in _pieces(body, _GROUP.size, "group description"):
         _, kind, number = _GROUP.unpack_from(body, start)
-        try:
-            if kind != _O.OFPGT_FF or not is_our_group(number):
-                raise Foreign("a group of somebody else")
-            found.append(GroupEntry(number, tuple(_buckets(body[start + _GROUP.size : end]))))
-        except Foreign:
+        if not is_our_group(number):
             foreign += 1
+            continue
+        buckets: tuple[Bucket, ...] = ()
+        if kind == _O.OFPGT_FF:
+            with contextlib.suppress(Foreign):
+                buckets = tuple(_buckets(body[start + _GROUP.size : end]))
+        found.append(GroupEntry(number, buckets))
     return GroupReading(tuple(found), foreign)
 
 

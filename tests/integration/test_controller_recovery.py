@@ -140,6 +140,23 @@ async def test_altered_entries_are_repaired_and_foreign_ones_are_told(ctl_lab: L
         await controller.stop()
 
 
+async def test_a_group_of_another_type_is_told_and_repaired_and_blocks_no_commit(ctl_lab: Lab, ctl_pki: Pki) -> None:
+    controller = await watched(ctl_lab, ctl_pki)
+    try:
+        await controller.carry_out(intent())
+        switch = ctl_lab.switches["sw1"]
+        before = sorted(switch_groups(switch))
+        number = before[0].split("group_id=")[1].split(",")[0]
+        switch.ofctl("mod-group", f"group_id={number},type=all,bucket=actions=drop")
+        assert sorted(switch_groups(switch)) != before
+        await controller.until(lambda: sorted(switch_groups(switch)) == before, "the group is as before")
+        await controller.until(lambda: controller.topics("switch.drift"), "the event")
+        assert controller.topics("switch.drift")[0]["foreign"] == 0
+        await controller.carry_out(intent(app_2="draining"))
+    finally:
+        await controller.stop()
+
+
 async def test_a_restarted_switch_is_refilled(ctl_lab: Lab, ctl_pki: Pki) -> None:
     controller = await watched(ctl_lab, ctl_pki)
     try:

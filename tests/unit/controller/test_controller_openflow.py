@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from os_ken.ofproto import ofproto_v1_3
 from os_ken.ofproto.ofproto_protocol import ProtocolDesc
 
-from controller.changes import Change, FlowChange, GroupChange, MeterChange
-from controller.channel import CountedEntry
+from controller.changes import Change, FlowChange, GroupChange, MeterChange, difference
+from controller.channel import CountedEntry, GroupReading
 from controller.flows import (
     FIELDS,
     FlowEntry,
@@ -189,11 +189,28 @@ def test_entries_and_groups_of_somebody_else_are_only_counted() -> None:
     mine = next(iter(tables()))
     theirs = FlowEntry(mine.table, mine.priority, mine.match, mine.actions, 5)
     assert replies.flows(statistics(theirs)).foreign == 1
-    bucket = PARSER.OFPBucket(actions=[PARSER.OFPActionOutput(1)])
-    for kind, number in ((ofproto_v1_3.OFPGT_ALL, 0x0D000003), (ofproto_v1_3.OFPGT_FF, 3)):
-        body = described(PARSER.OFPGroupMod(DATAPATH, ofproto_v1_3.OFPGC_ADD, kind, number, [bucket]))
-        reading = replies.groups(len(body).to_bytes(2, "big") + body[2:])
-        assert reading.groups == () and reading.foreign == 1
+    reading = groups_read(ofproto_v1_3.OFPGT_FF, 3, PARSER.OFPActionOutput(1))
+    assert reading.groups == () and reading.foreign == 1
+
+
+def groups_read(kind: int, number: int, action: Any) -> GroupReading:
+    bucket = PARSER.OFPBucket(watch_port=1, actions=[action])
+    body = described(PARSER.OFPGroupMod(DATAPATH, ofproto_v1_3.OFPGC_ADD, kind, number, [bucket]))
+    return replies.groups(len(body).to_bytes(2, "big") + body[2:])
+
+
+def test_a_group_of_ours_that_was_bent_is_modified_and_not_added_once_more() -> None:
+    """A switch refuses to add a group that exists."""
+    wanted = next(iter(tables().groups.values()))
+    bent = (
+        (ofproto_v1_3.OFPGT_ALL, PARSER.OFPActionOutput(1)),
+        (ofproto_v1_3.OFPGT_FF, PARSER.OFPActionSetQueue(7)),
+    )
+    for kind, action in bent:
+        reading = groups_read(kind, wanted.group, action)
+        assert reading.foreign == 0
+        held = TableSet.of((), reading.groups)
+        assert difference(held, TableSet.of((), (wanted,))) == (GroupChange("~", wanted),)
 
 
 @pytest.mark.parametrize(
