@@ -58,11 +58,22 @@ class Rerouting:
             self._work = asyncio.create_task(self._run(), name="rerouting")
 
     async def _run(self) -> None:
+        told = ""
         while self._again:
             await asyncio.sleep(SETTLE_SECONDS)
             self._again = False
-            failed = await self._bring()
-            if failed:
-                _log.warning("ways around ports that are down: %s", "; ".join(failed.values()))
+            failure = await self._tried()
+            if failure and failure != told:
+                _log.warning("ways around ports that are down: %s", failure)
+            told = failure
+            if failure:
                 self._again = True
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _tried(self) -> str:
+        """Bring the switches to their new ways; returns what failed."""
+        try:
+            return "; ".join((await self._bring()).values())
+        except Exception as error:  # whatever it was, packets must not stay on a way that is down
+            _log.exception("ways around ports that are down")
+            return f"{type(error).__name__}: {error}"

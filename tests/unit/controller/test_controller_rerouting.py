@@ -24,12 +24,15 @@ class Fabric:
         self.compilation = compilation
         self.down: frozenset[Port] = frozenset()
         self.brought: list[Mapping[str, object]] = []
-        self.failures: list[dict[str, str]] = []
+        self.failures: list[dict[str, str] | Exception] = []
         self.rerouting = Rerouting(lambda: self.compilation, lambda: self.down, self.bring)
 
     async def bring(self) -> Mapping[str, str]:
         self.brought.append(self.rerouting.target().tables)
-        return self.failures.pop() if self.failures else {}
+        failure = self.failures.pop() if self.failures else {}
+        if isinstance(failure, Exception):
+            raise failure
+        return failure
 
     async def settle(self, count: int) -> None:
         async with asyncio.timeout(5):
@@ -66,6 +69,22 @@ async def test_a_failure_is_tried_again() -> None:
     fabric.failures = [{"sw1": "gone"}]
     fabric.rerouting.changed()
     await fabric.settle(2)
+
+
+async def test_whatever_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    fabric = Fabric(samples.compiled(single_tables.shop()))
+    fabric.failures = [OSError(28, "No space left on device")]
+    fabric.rerouting.changed()
+    await fabric.settle(2)
+    assert "No space left on device" in caplog.text
+
+
+async def test_the_same_failure_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    fabric = Fabric(samples.compiled(single_tables.shop()))
+    fabric.failures = [{"sw1": "gone"}] * 3
+    fabric.rerouting.changed()
+    await fabric.settle(4)
+    assert [record.message for record in caplog.records] == ["ways around ports that are down: gone"]
 
 
 async def test_switches_with_groups_are_left_alone() -> None:
