@@ -118,9 +118,10 @@ class OpenVSwitchProfile(SwitchProfile):
         tags = tags_of(intent)
         generation = intent.generations.get("inventory", 0)
         # Most changes leave the fabric as it is; what follows from it alone is kept from one intent to the next.
-        if self._fabric is None or not self._fabric.is_of(inventory, generation, tags):
-            self._fabric = _Fabric(inventory, generation, tags)
-        nodes = _Nodes(intent, self._fabric, tags)
+        fabric = self._fabric  # once: another thread may compile another intent meanwhile
+        if fabric is None or not fabric.is_of(inventory, generation, tags):
+            fabric = self._fabric = _Fabric(inventory, generation, tags)
+        nodes = _Nodes(intent, fabric, tags)
         return {switch: nodes.tables(switch) for switch in switches}
 
     def is_egress(self, entry: FlowEntry) -> bool:
