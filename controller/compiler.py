@@ -160,23 +160,29 @@ def capacity_refusals(now: Compilation, alternatives: Iterable[Compilation]) -> 
     all_of_them = [now, *alternatives]
     refusals = []
     for switch in sorted({switch for one in all_of_them for switch in one.tables}):
+        found = [one for one in all_of_them if switch in one.tables]
         keys: set[EntryKey] = set()
-        by_user: dict[str, set[EntryKey]] = {}
-        for one in all_of_them:
-            if switch in one.tables:
-                keys |= one.tables[switch].entries.keys()
-                for key, entry in one.tables[switch].entries.items():
-                    by_user.setdefault(user_of(one, entry.owner), set()).add(key)
-        capacity = next(one.capacity(switch) for one in reversed(all_of_them) if switch in one.tables)
+        for one in found:
+            keys |= one.tables[switch].entries.keys()
+        capacity = found[-1].capacity(switch)
         if len(keys) > capacity:
-            users = sorted(((len(found), user) for user, found in by_user.items()), reverse=True)
-            shares = [f"{user} {count}" for count, user in users[:NAMED_USERS]]
-            if others := users[NAMED_USERS:]:
-                shares.append(f"{len(others)} others {sum(count for count, _ in others)}")
             needs = f"{len(keys)} entries are needed, at most {capacity} fit (maxEntries)"
-            reason = f"{needs}; used by: {', '.join(shares)}"
+            reason = f"{needs}; used by: {', '.join(_shares(switch, found))}"
             refusals.append(Refusal(f"switch {switch}", reason))
     return refusals
+
+
+def _shares(switch: str, compilations: Iterable[Compilation]) -> list[str]:
+    """Return who uses how many entries of a switch: to find it out takes longer than to count them."""
+    by_user: dict[str, set[EntryKey]] = {}
+    for one in compilations:
+        for key, entry in one.tables[switch].entries.items():
+            by_user.setdefault(user_of(one, entry.owner), set()).add(key)
+    users = sorted(((len(keys), user) for user, keys in by_user.items()), reverse=True)
+    shares = [f"{user} {count}" for count, user in users[:NAMED_USERS]]
+    if others := users[NAMED_USERS:]:
+        shares.append(f"{len(others)} others {sum(count for count, _ in others)}")
+    return shares
 
 
 def user_of(compilation: Compilation, owner: int) -> str:

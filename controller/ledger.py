@@ -16,6 +16,8 @@ from controller.compiler import Compilation, capacity_refusals, compile_document
 from controller.fabric import Document, IntentRefused, Refusal
 
 Json = Mapping[str, Any]
+#: Documents and what they compile to.
+Compiled = tuple[Mapping[str, Document], Compilation]
 REVISION_KEY = "revision"  # state document with the highest committed sequence number
 
 
@@ -54,15 +56,15 @@ class OpenTransaction:
 class Ledger:
     """The committed documents, the open transactions by id, and the highest committed sequence number.
 
-    ``marks`` tells the content of each committed document.  ``compiled`` is what the last prepare compiled: its stages
-    come to the same, so a commit need not compile again.
+    ``marks`` tells the content of each committed document.  ``compiled`` is what the last prepare compiled, for every
+    open transaction: stages come to the same, so a commit need not compile again.
     """
 
     committed: Mapping[str, Document] = field(default_factory=dict)
     open: Mapping[str, OpenTransaction] = field(default_factory=dict)
     revision: int = 0
     marks: Mapping[str, str] = field(default_factory=dict)
-    compiled: tuple[tuple[Mapping[str, Document], Compilation], ...] = field(default=(), compare=False, repr=False)
+    compiled: tuple[Compiled, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def restored(cls, state: Mapping[str, Json], open_transactions: Iterable[OpenTransaction]) -> Ledger:
@@ -95,10 +97,7 @@ class Ledger:
     @cached_property
     def compilation(self) -> Compilation:
         """What the switches have to hold; raises IntentRefused."""
-        for documents, compilation in self.compiled:
-            if documents == self.effective:
-                return compilation
-        return compile_documents(self.effective)
+        return _found(self.compiled, self.effective) or compile_documents(self.effective)
 
     def prepared(self, new: OpenTransaction) -> tuple[Ledger, Compilation]:
         """Return the ledger with a new open transaction, and what that one comes to.
@@ -116,22 +115,30 @@ class Ledger:
         refusals += [Refusal(key, f"is held by the open transaction {taken[key]}") for key in new.dark if key in taken]
         if refusals:
             raise IntentRefused(refusals)
-        after = replace(self, open={**self.without(new.id).open, new.id: new}, compiled=())
+        known = self._known()
+        after = replace(self, open={**self.without(new.id).open, new.id: new}, compiled=known)
         outcomes = [
-            (documents, compile_documents(documents))
+            (documents, _found(known, documents) or compile_documents(documents))
             for one in after.open.values()
             for documents in one.outcomes(after.effective)
         ]
         if refusals := capacity_refusals(after.compilation, [compilation for _, compilation in outcomes]):
             raise IntentRefused(refusals)
-        mine = outcomes[-max(1, len(new.stages)) :]
-        return replace(after, compiled=((after.effective, after.compilation), *mine)), outcomes[-1][1]
+        # Of what was compiled before only the intent as it was, for the case that this is given up.
+        before = [one for one in known if one[0] == self.effective][:1]
+        return replace(after, compiled=((after.effective, after.compilation), *before, *outcomes)), outcomes[-1][1]
+
+    def _known(self) -> tuple[Compiled, ...]:
+        """Return what is compiled already; nothing is compiled for this."""
+        own = vars(self).get("compilation")  # where the cached property keeps it
+        return self.compiled if own is None else ((self.effective, own), *self.compiled)
 
     def without(self, tx_id: str) -> Ledger:
         """Return the ledger without an open transaction; itself if it is not open."""
         if tx_id not in self.open:
             return self
-        return replace(self, open={key: one for key, one in self.open.items() if key != tx_id})
+        opened = {key: one for key, one in self.open.items() if key != tx_id}
+        return replace(self, open=opened, compiled=self._known())
 
     def with_stage(self, one: OpenTransaction, stage: str) -> Ledger:
         """Return the ledger after one stage.  The transaction stays open: the stage may have to be repeated."""
@@ -155,6 +162,10 @@ class Ledger:
             document = self.committed.get(key)
             state[key] = None if document is None else {"seq": document.seq, "document": document.value}
         return state
+
+
+def _found(compiled: Iterable[Compiled], documents: Mapping[str, Document]) -> Compilation | None:
+    return next((compilation for known, compilation in compiled if known == documents), None)
 
 
 def _done(one: OpenTransaction, committed: Mapping[str, Document]) -> frozenset[str]:

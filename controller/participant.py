@@ -64,13 +64,15 @@ class ControllerParticipant(Participant):
             raise Refused(reason, {"faults": [fault.to_json() for fault in faults]})
         one = OpenTransaction.of(tx.id, tx.seq, tx.operation)
         try:
-            _, outcome = self._ledger.prepared(one)
+            before = self._ledger
+            after, outcome = before.prepared(one)
             if outcome.intent.inventory is None:
                 raise Refused("the controller has no inventory: set it first, or was its journal lost?")
             if self._tenure.leads() and not self._allow_absent:
                 await self._require_switches(outcome)
-            # The ledger may be another one after the wait.
-            self._ledger, _ = self._ledger.prepared(one)
+            if self._ledger is not before:  # another one was prepared or committed during the wait
+                after, _ = self._ledger.prepared(one)
+            self._ledger = after
         except IntentRefused as refused:
             raise Refused("; ".join(map(str, refused.refusals))) from refused
         if one.dark and (failed := self._that_matter(await self.switches.bring_all())):
