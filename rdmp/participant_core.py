@@ -67,8 +67,10 @@ class ParticipantCore:
     def __init__(self, entries: Iterable[Entry], meta: Meta, limits: Limits) -> None:
         self.meta = meta
         self._limits = limits
-        self._live = {entry.id: _Live(entry) for entry in entries}
-        # Carried out and not yet forgotten: a heap, the lowest seq first.
+        self._live = {entry.id: _Live(_kept(entry)) for entry in entries}
+        self._doubt = {live.entry.id for live in self._live.values() if live.entry.phase in BOUND}
+        # Carried out and not yet forgotten: a heap, the lowest seq first.  It may be much longer than what is open, for
+        # a transaction that is open anywhere holds the low-water mark: nothing walks it.
         self._final = [(live.entry.seq, live.entry.id) for live in self._live.values() if live.entry.phase in FINAL]
         heapq.heapify(self._final)
         self._waiting: dict[int, tuple[str, int]] = {}  # token of a write -> transaction, version
@@ -352,9 +354,13 @@ class ParticipantCore:
         **changes: Any,
     ) -> None:
         """Take ``step`` and write it; ``_act`` follows when it is durable."""
-        live.entry = replace(live.entry, phase=TRANSITIONS[live.entry.phase][step], **changes)
-        if live.entry.phase in FINAL:
-            heapq.heappush(self._final, (live.entry.seq, live.entry.id))
+        entry = live.entry = _kept(replace(live.entry, phase=TRANSITIONS[live.entry.phase][step], **changes))
+        if entry.phase in BOUND:
+            self._doubt.add(entry.id)
+        else:
+            self._doubt.discard(entry.id)
+        if entry.phase in FINAL:
+            heapq.heappush(self._final, (entry.seq, entry.id))
         live.version += 1
         live.busy = True
         live.tries = 0
@@ -389,9 +395,7 @@ class ParticipantCore:
     # Doubt and answers
 
     def _bound(self) -> list[_Live]:
-        return sorted(
-            (live for live in self._live.values() if live.entry.phase in BOUND), key=lambda one: one.entry.seq
-        )
+        return sorted((self._live[tx] for tx in self._doubt), key=lambda one: one.entry.seq)
 
     def _inquire(self, peer: str, live: _Live) -> None:
         self._send(peer, Inquire(live.entry.id, live.entry.seq, live.entry.epoch))
@@ -412,7 +416,7 @@ class ParticipantCore:
 
     def _set_inquiry(self) -> None:
         """Inquire after a while if anything is in doubt."""
-        if not self._inquiry_set and any(live.entry.phase in BOUND for live in self._live.values()):
+        if not self._inquiry_set and self._doubt:
             self._inquiry_set = True
             self._out.append(SetTimer(INQUIRE, 0, self._limits.inquire_interval))
 
@@ -433,6 +437,13 @@ class ParticipantCore:
     def _take(self) -> list[Output]:
         out, self._out = self._out, []
         return out
+
+
+def _kept(entry: Entry) -> Entry:
+    """Return what is still needed of a transaction: of an ended one no operation, only the names of its stages."""
+    if entry.phase not in FINAL:
+        return entry
+    return replace(entry, operation={"prepare": None, "stages": {name: {} for name in entry.operation.get("stages", ())}})
 
 
 def _in_doubt(entry: Entry) -> Transaction:

@@ -83,6 +83,7 @@ class _GoesOnAfterRestart(ParticipantCore):
         for live in self._live.values():
             if live.entry.phase is Phase.PREPARING:
                 live.entry = replace(live.entry, phase=Phase.PREPARED)
+                self._doubt.add(live.entry.id)
         return super().start()
 
 

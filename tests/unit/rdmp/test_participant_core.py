@@ -297,3 +297,28 @@ def test_a_namesake_is_never_taken_for_what_it_is_not() -> None:
     assert isinstance(error, Error) and error.code == "conflicting_decision"
     assert sent(one.received("o1", Abort("t.1", 8, 1, 5))) == [Aborted("t.1")]
     assert one.status("t.1")["phase"] == "committed"
+
+
+@pytest.mark.parametrize("decision", ["committed", "aborted"])
+def test_of_what_has_ended_no_operation_is_kept(decision: str) -> None:
+    """They wait for the low-water mark, which the oldest open transaction of all participants holds."""
+    one = prepared()
+    large = {"prepare": {"image": "x" * 1000}, "stages": {"admit": {"node": "y" * 1000}}}
+    stored = core(entry(Phase(decision), operation=large, done={"admit": {}}))
+    for machine in (one, stored):
+        if decision == "committed":
+            for stage in ("admit", "names") if machine is one else ():
+                outputs = durable(machine, machine.received("o1", Commit("t.1", 7, 1, stage)))
+                outputs = ended(machine, outputs, Effect())
+                durable(machine, outputs)
+            answers = sent(machine.received("o1", Commit("t.1", 7, 1, "admit")))
+            assert answers == [Done("t.1", "admit")]
+        elif machine is one:
+            outputs = ended(machine, durable(machine, machine.received("o1", Abort("t.1", 7, 1, 5))), Effect())
+            durable(machine, outputs)
+        assert machine.status("t.1")["phase"] == decision
+        kept = machine._live["t.1"].entry.operation
+        assert kept["prepare"] is None and all(not value for value in kept["stages"].values())
+    (write,) = of(Write, outputs)
+    assert write.entry is not None and write.entry.operation["prepare"] is None
+    assert not one._doubt and not one.in_doubt()
