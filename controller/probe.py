@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from controller.changes import Change, FlowChange, GroupChange, MeterChange
-from controller.channel import ChannelError
+from controller.channel import ChannelError, CountedEntry
 from controller.connection import SwitchConnection
 from controller.device import Device
 from controller.flows import ClearInPort, FlowEntry, Output, OutputInPort
@@ -102,10 +102,11 @@ class Probe:
         """Take everything away and make sure of it."""
         channel = self._connection.channel
         try:
-            await self._device.sweep(COOKIE, COOKIE_MASK)
+            if await self._heeds_masks():
+                await self._device.sweep(COOKIE, COOKIE_MASK)
         except ChannelError as error:
             _log.info("%s: no deletion by cookie: %s", self._connection.name, error)  # then one by one
-        left = [one.entry for one in (await channel.read_flows(COOKIE, COOKIE_MASK)).entries]
+        left = [one.entry for one in await self._read()]
         await self._device.attempt([FlowChange("-", entry) for entry in left])
         groups = [one for one in (await channel.read_groups()).groups if one.group == GROUP]
         meters = [one for one in (await channel.read_meters()).meters if one.meter == METER]
@@ -113,10 +114,15 @@ class Probe:
         gone += [MeterChange("-", one) for one in meters]
         if gone:
             await self._device.attempt(gone)
-        if left and (await channel.read_flows(COOKIE, COOKIE_MASK)).entries:
+        if left and await self._read():
             # What it knows is not true any more: the next look finds them, and deletes them once more.
             self._connection.known = None
             raise ChannelError(f"{self._connection.name} does not delete the entries of the probe")
+
+    async def _heeds_masks(self) -> bool:
+        """Tell whether a mask on cookies is heeded: else a deletion by it takes the entries of everybody."""
+        reading = await self._connection.channel.read_flows(COOKIE, COOKIE_MASK)
+        return not reading.foreign and all(_is_of_probe(one) for one in reading.entries)
 
     async def _try(self, trial: Trial) -> str | None:
         """Try one entry; returns why it did not work, None if the switch holds it as it was sent."""
@@ -133,8 +139,9 @@ class Probe:
             return next(iter(refused.values()))
         return None if trial.entry in held else "accepted, and not held as it was sent"
 
-    async def _read(self) -> Any:
-        return (await self._connection.channel.read_flows(COOKIE, COOKIE_MASK)).entries
+    async def _read(self) -> list[CountedEntry]:
+        reading = await self._connection.channel.read_flows(COOKIE, COOKIE_MASK)
+        return [one for one in reading.entries if _is_of_probe(one)]
 
     async def _tried(self, trials: Iterable[Trial]) -> Mapping[str, str | None]:
         return {trial.name: await self._try(trial) for trial in trials}
@@ -284,6 +291,10 @@ class Probe:
         if not added:
             return []
         return [Finding("capacity", None, f"at least {held + added}", f"{added} more beside {held}, none refused")]
+
+
+def _is_of_probe(one: CountedEntry) -> bool:
+    return one.entry.cookie & COOKIE_MASK == COOKIE & COOKIE_MASK
 
 
 def _word(value: bool) -> Answer:

@@ -207,6 +207,23 @@ async def test_without_deletion_by_cookie_the_entries_go_one_by_one(compilation:
     await probed(switch, compilation, capacity=400)
 
 
+async def test_a_device_that_ignores_cookie_masks_loses_nothing_of_others(
+    compilation: Compilation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = TriedSwitch(compilation.tables["sw1"])
+    inner = switch.read_flows
+
+    async def read(cookie: int = 0, mask: int = 0) -> FlowReading:
+        return await inner()
+
+    async def sweep(device: TriedDevice, cookie: int, mask: int) -> None:
+        device.switch.tables = TableSet()
+
+    monkeypatch.setattr(switch, "read_flows", read)
+    monkeypatch.setattr(TriedDevice, "sweep", sweep)
+    await probed(switch, compilation, capacity=400)
+
+
 async def test_a_device_that_keeps_what_it_should_delete_is_an_error_and_is_looked_at_again(
     compilation: Compilation,
 ) -> None:
