@@ -97,7 +97,8 @@ def test_two_threads_compile_two_inventories(monkeypatch: pytest.MonkeyPatch) ->
     old, new = samples.shop(), samples.shop()
     new["inventory"]["hosts"]["h3"]["attachments"][0]["port"] = 33
     wanted = compile_documents(samples.stamped(new)).tables
-    inner, main, once = openvswitch._Fabric.is_of, threading.current_thread(), []
+    inner, main = openvswitch._Fabric.is_of, threading.current_thread()
+    once: list[bool] = []
 
     def is_of(fabric: openvswitch._Fabric, *args: Any) -> bool:
         answer = inner(fabric, *args)
