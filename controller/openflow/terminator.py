@@ -20,7 +20,7 @@ from rdmp.tls import Identity, IdentityError, peer_identity
 
 _log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 5.0
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 256
 READ_BYTES = 64 * 1024
 
 #: Called with the switch's name once its handshake is done; owns the channel from then on.

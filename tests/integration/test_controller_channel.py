@@ -15,7 +15,7 @@ import pytest
 from os_ken import cfg
 
 from controller.channel import ChannelError
-from controller.openflow import datapath
+from controller.openflow import datapath, terminator
 from controller.openflow.channel import OpenFlowChannel
 from controller.openflow.terminator import Terminator
 from tests.integration.controller_support import Pki
@@ -115,6 +115,26 @@ def quick_echo() -> Iterator[None]:
     cfg.CONF.set_override("echo_request_interval", 0.1)
     yield
     cfg.CONF.set_override("echo_request_interval", datapath.ECHO_SECONDS)
+
+
+async def test_a_hundred_switches_are_served_at_once(gate: Gate) -> None:
+    switches = [TinySwitch(number) for number in range(1, 101)]
+    channels = [await gate.accept(switch) for switch in switches]
+    assert [channel.datapath_id for channel in channels] == list(range(1, 101))
+    assert gate.refused == []
+    await asyncio.gather(*(switch.leave() for switch in switches))
+
+
+async def test_one_connection_too_many_is_refused_with_the_reason(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminator, "MAX_CONNECTIONS", 1)
+    first, second = TinySwitch(1), TinySwitch(2)
+    await gate.accept(first)
+    await second.connect(gate.pki, gate.port)
+    async with asyncio.timeout(5):
+        while not gate.refused:
+            await asyncio.sleep(0.01)
+    assert gate.refused == ["there are already 1 connections"]
+    await asyncio.gather(first.leave(), second.leave())
 
 
 async def test_switches_that_come_and_go_leave_nothing_behind(gate: Gate, quick_echo: None) -> None:
