@@ -51,7 +51,7 @@ _BORDER = (
     _Kind("denied", "denied", "from a border that no policy lets in"),
 )
 _SPOOFED = (_Kind("spoofed", "spoofed", "that nobody on a port may send"),)
-_FRAGMENTS = (_Kind("fragments_dropped", "fragment", "of later fragments, which are dropped"),)
+_FRAGMENTS = (_Kind("fragments_dropped", "fragment", "of fragments, which are dropped"),)
 _PORT = (
     ("receive_bytes", "rxBytes", "Bytes that a port received."),
     ("transmit_bytes", "txBytes", "Bytes that a port sent."),

@@ -36,7 +36,7 @@ def meaning(switch: str, entry: FlowEntry, compilation: Compilation) -> str:
             Use.DRAINED: f"drops new connections: {name} is draining",
             Use.DENIED: f"drops what no policy lets {name} send",
             Use.SPOOFED: "drops what nobody on this port may send (spoofed source, or a node that is not admitted)",
-            Use.FRAGMENT: "drops later fragments",
+            Use.FRAGMENT: "drops fragments",
         }
         if use in words:
             return words[use]
