@@ -48,6 +48,7 @@ from rdmp.tls import Identity, IdentityError, TlsFiles, peer_identity
 
 Json = Mapping[str, Any]
 T = TypeVar("T")
+_Files = tuple[ssl.SSLContext | None, Identity]
 _BOOT = uuid.uuid4().hex
 
 
@@ -81,7 +82,8 @@ class BlockingClient(jsocket.JsonClient):
         """
         with self._lock:
             self._until = time.monotonic() + self.limits.handshake_timeout
-            return self._guarded(self._connect)
+            files = self._files()
+            return self._guarded(lambda: self._connect(*files))
 
     def call(
         self,
@@ -93,7 +95,8 @@ class BlockingClient(jsocket.JsonClient):
     ) -> Json:
         """Call the orchestrator; ``timeout`` in seconds is for everything, connecting included.
 
-        Raises RpcError as it answered, RpcTimeout or PeerAbsent; after those two it may have been carried out.
+        Raises RpcError as it answered, RpcTimeout or PeerAbsent; after those two it may have been carried out.  Raises
+        OSError or ValueError for unusable files.
         """
 
         def message(number: str) -> Message:
@@ -159,13 +162,16 @@ class BlockingClient(jsocket.JsonClient):
             raise RpcTimeout("timeout", f"another thread's call on this client took longer than {seconds:g} s")
         try:
             self._until = until
-            return self._guarded(lambda: self._exchange(make, on_progress))
+            files = None if self._stands() else self._files()
+            return self._guarded(lambda: self._exchange(files, make, on_progress))
         finally:
             self._lock.release()
 
-    def _exchange(self, make: Callable[[str], Message], on_progress: Callable[[Json], None] | None) -> Json:
-        if not self._stands():
-            self._connect()
+    def _exchange(
+        self, files: _Files | None, make: Callable[[str], Message], on_progress: Callable[[Json], None] | None
+    ) -> Json:
+        if files is not None:
+            self._connect(*files)
         number = str(next(self._ids))
         self.send_obj(make(number).to_json())
         while True:
@@ -201,12 +207,14 @@ class BlockingClient(jsocket.JsonClient):
             if not kept:
                 super().close()
 
-    def _connect(self) -> Welcome:
+    def _files(self) -> _Files:
+        """Read what proves who we are: an error of our own files says nothing about the server."""
+        return self._context(), self._me()
+
+    def _connect(self, context: ssl.SSLContext | None, me: Identity) -> Welcome:
         super().close()
         self._largest, self._told = self.limits.max_message_bytes, ""
-        context = self._context()
-        self.socket = self.conn = self._open(context)
-        me = self._me()
+        self.socket = self.conn = self._open(context, me)
         limits = {"max_message_bytes": self.limits.max_message_bytes}
         versions = (PROTOCOL_OLDEST, PROTOCOL_VERSION)
         self.send_obj(Hello(versions, me.name, me.role, _BOOT, 0, limits).to_json())
@@ -227,7 +235,7 @@ class BlockingClient(jsocket.JsonClient):
             raise ValueError(f"{self.endpoint} needs a certificate, a key and the CA")
         return self._tls.client_context()
 
-    def _open(self, context: ssl.SSLContext | None) -> socket.socket:
+    def _open(self, context: ssl.SSLContext | None, me: Identity) -> socket.socket:
         where = self.endpoint
         if where.kind == "unix":
             plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -245,8 +253,8 @@ class BlockingClient(jsocket.JsonClient):
         secure = context.wrap_socket(plain)
         try:
             server = peer_identity(secure)
-            if server.role != "orchestrator" or server.cluster != self._me().cluster:
-                raise IdentityError(f"{server} is no orchestrator of the cluster {self._me().cluster}")
+            if server.role != "orchestrator" or server.cluster != me.cluster:
+                raise IdentityError(f"{server} is no orchestrator of the cluster {me.cluster}")
         except IdentityError as error:
             secure.close()
             raise _Refused("wrong_server", f"{where}: {error}") from error
@@ -264,7 +272,7 @@ class BlockingClient(jsocket.JsonClient):
         try:
             while self._readable():
                 self._receive()
-        except (OSError, RuntimeError, FrameError, MessageError):
+        except (OSError, RuntimeError, FrameError, MessageError, jsocket.jsocket_base.FramingError):
             super().close()
             return False
         return True

@@ -443,7 +443,8 @@ def _kept(entry: Entry) -> Entry:
     """Return what is still needed of a transaction: of an ended one no operation, only the names of its stages."""
     if entry.phase not in FINAL:
         return entry
-    return replace(entry, operation={"prepare": None, "stages": {name: {} for name in entry.operation.get("stages", ())}})
+    stages: dict[str, Json] = {name: {} for name in entry.operation.get("stages", ())}
+    return replace(entry, operation={"prepare": None, "stages": stages})
 
 
 def _in_doubt(entry: Entry) -> Transaction:

@@ -151,3 +151,19 @@ def test_a_server_that_trickles_does_not_stretch_the_time_limit(trickle: int) ->
     caller.start()
     caller.join(20)  # the frame takes 100 s
     assert len(result) == 1
+
+
+async def test_files_that_cannot_be_used_are_no_absent_server(cluster: Cluster, tmp_path: Path) -> None:
+    async with cluster.hub() as (_, port):
+        files = cluster.pki.issue("operator", "script")
+        endpoint = Endpoint("tls", "127.0.0.1", port)
+        for missing in ("key", "ca"):
+            with BlockingClient(endpoint, dataclasses.replace(files, **{missing: tmp_path / "no"})) as client:
+                for use in (client.connect, lambda one=client: one.call("whoami")):
+                    with pytest.raises(FileNotFoundError):
+                        await inside(use)
+        with BlockingClient(endpoint, files) as client:
+            await inside(client.connect)
+            client._tls = dataclasses.replace(files, key=tmp_path / "no.key")
+            # A connection that stands needs no files.
+            assert await inside(lambda: client.call("echo", {"n": 1})) == {"n": 1}
