@@ -63,9 +63,18 @@ class Backups:
         return name
 
     def mark(self, switch: str, backup: str | None) -> None:
-        """Keep in mind that a switch was restored and is left so; None: it is as decided again.  Raises OSError."""
+        """Keep in mind that a switch was restored and is left so; None: it is as decided again.
+
+        Raises NetconfError.
+        """
         if backup == self.restored.get(switch):
             return
+        try:
+            self._mark(switch, backup)
+        except OSError as error:
+            raise NetconfError(f"it cannot be noted whether it is left as restored: {error}") from error
+
+    def _mark(self, switch: str, backup: str | None) -> None:
         mark = self._folder / switch / RESTORED
         if backup is None:
             mark.unlink(missing_ok=True)

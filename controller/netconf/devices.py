@@ -68,7 +68,10 @@ class Device:
         return self._driver is not None and self._driver.session.connected
 
     async def run(self, config: DeviceConfig, work: Work[T]) -> T:
-        """Do ``work`` with the driver.  Cancelled, it goes on in its thread, and whatever comes next waits for it."""
+        """Do ``work`` with the driver; raises NetconfError, whatever fails.
+
+        Cancelled, it goes on in its thread, and whatever comes next waits for it.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._work, config, work)
 
     async def release(self) -> None:
@@ -87,11 +90,25 @@ class Device:
             self._close()
             self.problem, self.reachable = str(error), False
             raise
-        except Exception as error:
+        except NetconfError as error:
             self.problem, self.reachable = str(error), self.connected
             raise
+        except Exception as error:
+            raise self._unexpected(error) from error
         self.problem, self.reachable = None, True
         return result
+
+    def _unexpected(self, error: Exception) -> NetconfError:
+        """One switch must not end the work on the others, so a defect of ours is a failure of this switch."""
+        text = (
+            f"odyssey-netconf failed with an error that it does not expect, {type(error).__name__}: {error}; "
+            "it is a defect, and the log of odyssey-netconf tells where: report it"
+        )
+        if text != self.problem:  # it is tried again and again, and told once
+            _log.error("%s: %s", self.name, text, exc_info=error)
+        self.problem, self.reachable = text, self.connected
+        self._close()  # what the device was told, and what comes next from it, is not known
+        return NetconfError(text)
 
     def _opened(self, config: DeviceConfig) -> DeviceDriver:
         driver = self._driver
@@ -120,6 +137,8 @@ class Device:
             except NetconfError as error:
                 _log.info("%s: %s", self.name, error)
                 self._close()  # and the locks with it
+            except Exception as error:
+                self._unexpected(error)  # closes the session, and the locks go with it
 
     def _close(self) -> None:
         driver, self._driver = self._driver, None

@@ -141,9 +141,11 @@ class NetconfParticipant(Participant):
         self._committing[tx.id] = asyncio.Event()
         try:
             effect = await self._carry_out(self._rest(change))
-        except CommitError as error:
-            self._unfinished[tx.id] = str(error)
-            self.keeper.unfinished(tx.id, str(error))
+        except Exception as error:
+            # Whatever it is: only an unfinished change is told, and can be given up for a newer one.
+            reason = str(error) if isinstance(error, CommitError) else f"{type(error).__name__}: {error}"
+            self._unfinished[tx.id] = reason
+            self.keeper.unfinished(tx.id, reason)
             raise
         finally:
             self._committing.pop(tx.id).set()

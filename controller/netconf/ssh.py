@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import stat
@@ -13,16 +14,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import paramiko  # type: ignore[import-untyped]
 from ncclient import NCClientError, manager
 from ncclient.operations import RaiseMode, RPCError, TimeoutExpiredError
 from ncclient.transport.errors import SessionError, TransportError
 
 from controller.netconf.device import Management
 from controller.netconf.session import LockedError, NetconfError, Session, SessionLostError
-from controller.netconf.tree import BASE, Element
+from controller.netconf.tree import Element
 
 _log = logging.getLogger(__name__)
 CLOSE_SECONDS = 3.0  # how long a device may take to answer close-session
+HOST_KEYS = (paramiko.Ed25519Key, paramiko.RSAKey, paramiko.ECDSAKey)  # those that ncclient can pin
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,9 @@ class SshSession(Session):
             arguments["with_defaults"] = "report-all"
         with self._told():
             reply = self._manager.get_config(**arguments)
-        found = ElementTree.fromstring(reply.data_xml.encode())
-        if found.tag != f"{{{BASE}}}data":
-            raise NetconfError(f"{self} answered get-config with <{found.tag}>")
-        return found
+            if reply.data_ele is None:
+                raise NetconfError(f"{self} answered get-config without <data>")
+            return ElementTree.fromstring(reply.data_xml.encode())
 
     def edit_config(
         self, target: str, config: Element, *, test: str | None = None, on_error: str | None = None
@@ -127,21 +129,21 @@ class SshSession(Session):
             # A late answer would be taken for nobody's, and what the device did is not known.
             self.close()
             raise SessionLostError(f"{self} did not answer in time", "timeout") from error
-        except (TransportError, SessionError, OSError, EOFError) as error:
+        except (TransportError, SessionError, paramiko.SSHException, OSError, EOFError) as error:
             raise SessionLostError(f"the session with {self} is lost: {error}", "lost") from error
+        except (SyntaxError, ValueError) as error:
+            # The parse errors of lxml and ElementTree are SyntaxErrors; where the next answer begins is not known.
+            self.close()
+            raise SessionLostError(f"{self} answered what cannot be read: {error}", "malformed-message") from error
         except NCClientError as error:
             raise NetconfError(f"{self}: {error}", "operation-not-supported") from error
 
 
 def _connected(management: Management, waits: Waits) -> Any:
-    where = f"{management.address}:{management.port}"
-    secrets: dict[str, Any] = {}
-    if management.key_file is not None:
-        secrets["key_filename"] = str(secret_file(management.key_file))
-    if management.password_file is not None:
-        secrets["password"] = secret_file(management.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    _check_host_key(management)
+    secrets = _secrets(management)
     try:
-        found = manager.connect_ssh(
+        return manager.connect_ssh(
             host=management.address,
             port=management.port,
             username=management.username,
@@ -157,22 +159,61 @@ def _connected(management: Management, waits: Waits) -> Any:
             errors_params={"raise_mode": RaiseMode.ERRORS},
             **secrets,
         )
-    except (NCClientError, OSError, EOFError) as error:
-        text = str(error) or type(error).__name__
-        raise SessionLostError(f"cannot connect to {where} as {management.username}: {text}", "connect") from error
+    except paramiko.ChannelException as error:
+        # What a device at its limit of sessions does; ncclient lets it through as it is.
+        text = f"it opens no session ({error.text}); it takes only a few at once: look on the device who has them"
+        raise _unconnected(management, text) from error
+    except SyntaxError as error:  # the parse error of lxml
+        raise _unconnected(management, f"its hello is no XML: {error}") from error
+    except (NCClientError, paramiko.SSHException, OSError, EOFError, ValueError) as error:
+        raise _unconnected(management, str(error) or type(error).__name__) from error
+
+
+def _unconnected(management: Management, text: str) -> SessionLostError:
+    where = f"{management.address}:{management.port}"
+    return SessionLostError(f"cannot connect to {where} as {management.username}: {text}", "connect")
+
+
+def _check_host_key(management: Management) -> None:
+    """Refuse a host key that is cut off or none: it would fail in words that name neither it nor the switch."""
+    for kind in HOST_KEYS:
+        with contextlib.suppress(paramiko.SSHException, ValueError):
+            key = base64.b64decode(management.host_key, validate=True)
+            if kind(data=key).asbytes() == key:  # paramiko fills up a short one with zeros
+                return
+    raise NetconfError(
+        f"management.hostKey is no public key of type ed25519, rsa or ecdsa, or not a whole one: compare it with "
+        f"what ssh-keyscan -p {management.port} {management.address} prints",
+        "invalid-value",
+    )
+
+
+def _secrets(management: Management) -> dict[str, str]:
+    """What ncclient proves with who we are; raises NetconfError."""
+    found = {}
+    if management.key_file is not None:
+        secret_file(management.key_file)
+        found["key_filename"] = management.key_file
+    if management.password_file is not None:
+        try:
+            found["password"] = secret_file(management.password_file).decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            text = f"{management.password_file} holds no password: it is not UTF-8 text; write the password into it"
+            raise NetconfError(text, "access-denied") from error
     return found
 
 
-def secret_file(name: str) -> Path:
-    """A file that only its owner may read; raises NetconfError."""
+def secret_file(name: str) -> bytes:
+    """The content of a file that only its owner may read; raises NetconfError."""
     path = Path(name)
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) or mode & 0o077:
+            raise NetconfError(f"{name} has mode {mode & 0o777:04o}; it must be a file of mode 0600", "access-denied")
+        return path.read_bytes()
     except OSError as error:
-        raise NetconfError(f"{name} cannot be read: {error.strerror}", "access-denied") from error
-    if not stat.S_ISREG(mode) or mode & 0o077:
-        raise NetconfError(f"{name} has mode {mode & 0o777:04o}; it must be a file of mode 0600", "access-denied")
-    return path
+        text = f"{name} cannot be read: {error.strerror}; it must be a file of the user of odyssey-netconf, mode 0600"
+        raise NetconfError(text, "access-denied") from error
 
 
 def _text(element: Element) -> str:

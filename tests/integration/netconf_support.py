@@ -51,6 +51,10 @@ class NetconfServer:
         self.key = folder / "client_key"
         self.host_key = folder / "host_key"
         self._socket = folder / "ncx.sock"
+        self.subsystem = f"/usr/sbin/netconf-subsystem --ncxserver-sockname={self.port}@{self._socket}"
+        """What sshd runs for a session."""
+        self.max_sessions = 10
+        """How many sessions sshd opens on one connection."""
         self._netconfd: subprocess.Popen[bytes] | None = None
         self._sshd: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,8 +130,8 @@ class NetconfServer:
         config.write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {self.folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
-            "PermitRootLogin prohibit-password\n"
-            f'Subsystem netconf "/usr/sbin/netconf-subsystem --ncxserver-sockname={self.port}@{self._socket}"\n',
+            f"PermitRootLogin prohibit-password\nMaxSessions {self.max_sessions}\n"
+            f'Subsystem netconf "{self.subsystem}"\n',
             encoding="utf-8",
         )
         with (self.folder / "sshd.log").open("ab") as log:
