@@ -91,6 +91,8 @@ class Dialler(SessionOwner):
 
     def session_message(self, session: Session, message: Message) -> None:
         if session.established:
+            if isinstance(message, Error) and message.ref is None:
+                session.told(message)
             self.received(session, message)
         elif isinstance(message, Welcome) and not PROTOCOL_OLDEST <= message.version <= PROTOCOL_VERSION:
             text = f"version {message.version} was chosen; {PROTOCOL_OLDEST} to {PROTOCOL_VERSION} are spoken here"

@@ -195,9 +195,8 @@ class Session(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        reason = self._reason = self._reason or self._farewell() or (
-            f"connection lost: {exc}" if exc else "closed by the peer"
-        )
+        lost = f"connection lost: {exc}" if exc else "closed by the peer"
+        reason = self._reason = self._reason or self._farewell() or lost
         self._writable.set()
         self._ended.set()
         for pending in self._pending.values():
@@ -207,6 +206,10 @@ class Session(asyncio.Protocol):
         for task in self._serving.values():
             task.cancel()
         self._owner.session_closed(self, reason)
+
+    def told(self, error: Error) -> None:
+        """Keep what the peer says of the connection; for owners that believe their peer, as it reaches the log."""
+        self._told = (self._loop.time(), f"{error.code}: {error.message}")
 
     def _farewell(self) -> str | None:
         """Return what the peer said a moment before it closed: its reason is worth more than that it did."""
@@ -287,8 +290,6 @@ class Session(asyncio.Protocol):
             case Cancel():
                 pass  # the reply and the cancel crossed
             case _:
-                if isinstance(message, Error) and message.ref is None:
-                    self._told = (self._loop.time(), f"{message.code}: {message.message}")
                 self._owner.session_message(self, message)
 
     def _bad_message(self, value: dict[str, Any], error: MessageError) -> None:

@@ -162,3 +162,13 @@ async def test_why_the_server_cut_is_told_to_whoever_was_cut(cluster: Cluster) -
             session.refuse("rate_exceeded", "too much")
             with pytest.raises(PeerAbsent, match="rate_exceeded: too much"):
                 await calling
+
+
+async def test_what_a_peer_says_when_it_leaves_is_not_the_hubs_word(cluster: Cluster) -> None:
+    async with cluster.hub() as (hub, port):
+        session = await cluster.dial_raw(port, cluster.pki.issue("agent", "h1"))
+        session.refuse("gone", "a line\nof another log")
+        await session.wait_closed()
+        await until(lambda: not hub.peers())
+    (reason,) = (event.data["reason"] for event in cluster.events.all() if event.topic == "peer.lost")
+    assert reason == "closed by the peer"
