@@ -36,8 +36,8 @@ Companion = Callable[[str, Channel], Coroutine[Any, Any, None]]
 RETRY_SECONDS = 2.0
 #: How long the same reason to refuse a connection is not told again.
 REFUSED_AGAIN_SECONDS = 60.0
-#: How often an update is begun anew because another controller took a switch, without being its leader.
-TRIES_AS_MASTER = 2
+#: How often an update is begun because another controller took a switch, without being its leader, or one was lost.
+TRIES = 2
 
 
 class Update:
@@ -326,16 +326,20 @@ class Switches:
         told meanwhile that another one does, leaves all of it to that one, and nothing failed.
         """
         failed: dict[str, str] = {}
-        for _ in range(TRIES_AS_MASTER):
+        for _ in range(TRIES):
             if not self._tenure.leads():
                 return {}
-            failed, taken = await self._bring_all()
-            if not taken:
+            failed, interrupted = await self._bring_all()
+            if not interrupted:
                 break
         return failed if self._tenure.leads() else {}
 
     async def _bring_all(self) -> tuple[dict[str, str], bool]:
-        """Return what failed, and whether somebody took a switch from us meanwhile: the switch says by what right."""
+        """Return what failed, and whether that may have been the end of a try only.
+
+        Somebody took a switch from us meanwhile, and the switch says by what right.  Or one was lost: the others go on
+        without it, as they would if it had been away before.
+        """
         async with self._updating, contextlib.AsyncExitStack() as locks:
             wanted = self._target().tables.keys()
             there = {name: connection for name in sorted(wanted) if (connection := self.connection(name)) is not None}
@@ -349,7 +353,8 @@ class Switches:
             ours = {name: one for name, one in there.items() if one.is_master(self._tenure)}
             failed |= await Update(ours, self._target()).run()
             taken = any(one.role is None for one in ours.values())
-        return {name: reason for name, reason in failed.items() if name in wanted}, taken
+            lost = any(name in failed and self._connections.get(name) is not one for name, one in ours.items())
+        return {name: reason for name, reason in failed.items() if name in wanted}, taken or lost
 
     async def _become_master(self, connections: Mapping[str, SwitchConnection]) -> dict[str, str]:
         """Take the role where we do not have it yet; returns what failed, by switch."""

@@ -26,8 +26,10 @@ MOVED = {
 
 
 @asynccontextmanager
-async def fabric(switches: int = 2, verify_seconds: float = 3600.0) -> AsyncIterator[Rig]:
-    rig = Rig(verify_seconds=verify_seconds)
+async def fabric(
+    switches: int = 2, verify_seconds: float = 3600.0, allow_absent_switches: bool = False
+) -> AsyncIterator[Rig]:
+    rig = Rig(verify_seconds=verify_seconds, allow_absent=allow_absent_switches)
     try:
         await rig.restore({})
         for number in range(1, switches + 1):
@@ -120,13 +122,27 @@ async def test_an_empty_switch_that_comes_back_during_a_commit_joins_its_rounds(
             commit = await prepared_commit(rig)
             empty = await rig.connect("sw2", 2)
             assert empty.tables == TableSet()
-        with pytest.raises(ChannelError, match="connected again"):
-            await commit
-        await rig.settle()
-        await rig.settle()
+        await commit
         target = rig.participant.switches.target.tables
         assert {name: one.tables for name, one in rig.switches.items()} == target
         assert len(nodes(empty)) == len(nodes(rig.switches["sw1"]))
+
+
+async def test_a_switch_that_is_lost_during_a_commit_holds_up_no_other_that_may_go_on() -> None:
+    async with fabric(allow_absent_switches=True) as rig:
+        lost = rig.switches["sw2"]
+
+        async def apply(changes: Sequence[Change]) -> None:
+            lost.close("the power is gone")
+            raise ChannelError("the power is gone")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lost, "apply", apply)
+            tx = rig.transaction({"changes": {}}, admit=ADMIT)
+            await rig.participant.prepare(tx)
+            effect = await rig.commit(tx, "admit")
+        assert effect.degraded == "switch sw2 is not connected"
+        assert rig.switches["sw1"].tables == rig.participant.switches.target.tables["sw1"]
 
 
 async def test_a_controller_that_starts_mends_every_switch() -> None:
