@@ -72,16 +72,33 @@ class Keeper:
         self._tell(f"commit of {tx}", reason, "netconf.unfinished", {"tx": tx, "reason": reason})
 
     async def keep(self, hold_seconds: float, verify_seconds: float, *, mend: bool) -> None:
-        """Run until cancelled: look after open changes every ``hold_seconds``, after drift every ``verify_seconds``."""
-        clock = asyncio.get_running_loop().time
-        due = clock()
+        """Run until cancelled: look after open changes every ``hold_seconds``, after drift every ``verify_seconds``.
+
+        Beside each other, because a switch that is away takes its time, and votes are to be held meanwhile.
+        """
+        tasks = [
+            asyncio.create_task(self._keep_held(hold_seconds), name="hold open changes"),
+            asyncio.create_task(self._keep_verified(verify_seconds, mend=mend), name="verify switches"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_held(self, seconds: float) -> None:
         while True:
             for change in list(self._participant.open.values()):
                 await self._hold(change.id)
-            if clock() >= due:
-                await self.verify(mend=mend)
-                due = clock() + verify_seconds
-            await asyncio.sleep(hold_seconds)
+            await asyncio.sleep(seconds)
+
+    async def _keep_verified(self, seconds: float, *, mend: bool) -> None:
+        while True:
+            await self.verify(mend=mend)
+            await asyncio.sleep(seconds)
 
     async def _hold(self, tx: str) -> None:
         """Hold again what a lost session lost; whoever commits does the same and waits for this."""
@@ -221,7 +238,8 @@ class Keeper:
         return Done(staged.change, apart, why)
 
     async def _run(self, switch: str, work: Callable[[DeviceDriver], T]) -> T:
-        return await self._participant.device(switch).run(self._target(switch).config, work)
+        config = self._target(switch).config  # first, so that no device is made for a switch that has left
+        return await self._participant.device(switch).run(config, work)
 
     def _target(self, switch: str) -> Target:
         """What was decided; raises NetconfError if the switch has left meanwhile."""

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -169,21 +170,79 @@ async def test_a_release_that_fails_unexpectedly_closes_the_session() -> None:
     await device.close()
 
 
+async def test_a_vote_is_held_again_while_a_switch_that_is_away_is_verified(tmp_path: Path) -> None:
+    back = threading.Event()
+
+    def dial(address: str) -> None:
+        if address == "sw1":
+            back.wait(10)
+
+    site = Site(tmp_path, dial)
+    await site.participant.restore({"device/sw1": wish("sw1"), "before/t1": {"sw2": []}}, [transaction(1, "sw2")])
+    keeping = asyncio.create_task(site.participant.keeper.keep(0.01, 0.01, mend=True))
+    try:
+        await until(lambda: "sw1" in site.dialled)
+        asked = site.dialled.count("sw2")
+        await until(lambda: site.dialled.count("sw2") > asked + 2)
+        assert site.dialled.count("sw1") == 1, "one verification at a time"
+    finally:
+        back.set()
+        await ended(keeping)
+        await site.participant.close()
+
+
+@pytest.mark.parametrize("part", ["verify", "_hold"])
+async def test_a_defect_ends_keep_and_all_that_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    site = Site(tmp_path, bad)
+    await site.participant.restore({}, [transaction(1, "sw2")])
+
+    async def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(site.participant.keeper, part, broken)
+    before = asyncio.all_tasks()
+    with pytest.raises(RuntimeError, match="a defect"):
+        async with asyncio.timeout(5):
+            await site.participant.keeper.keep(60.0, 60.0, mend=True)
+    assert asyncio.all_tasks() == before
+    await site.participant.close()
+
+
+async def test_keep_that_is_cancelled_leaves_no_task(tmp_path: Path) -> None:
+    site = Site(tmp_path, bad)
+    before = asyncio.all_tasks()
+    keeping = asyncio.create_task(site.participant.keeper.keep(60.0, 60.0, mend=True))
+    await asyncio.sleep(0.01)
+    await ended(keeping)
+    assert asyncio.all_tasks() == before
+    await site.participant.close()
+
+
 # Secrets and host keys
 
 
 @pytest.fixture
 def secret() -> Iterator[Path]:
-    """A file of another user's, in a folder that we may look into."""
+    """A file of another user's, in a folder that everybody may look into."""
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "secret"
         path.write_text("hidden")
-        root = os.geteuid() == 0
-        path.chmod(0o600 if root else 0o000)
-        if root:
-            os.seteuid(NOBODY)
+        path.chmod(0o600 if os.geteuid() == 0 else 0o000)
         yield path
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read everything, so it is nobody for a moment."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
         if root:
             os.seteuid(0)
 
@@ -191,8 +250,9 @@ def secret() -> Iterator[Path]:
 @pytest.mark.parametrize("kind", ["keyFile", "passwordFile"])
 def test_a_secret_of_another_user_is_named(secret: Path, kind: str) -> None:
     access = {key: value for key, value in samples.ACCESS.items() if key != "keyFile"}
-    management = Management.parse({**access, "hostKey": ED25519, kind: str(secret)})
-    with pytest.raises(NetconfError, match=rf"{secret} cannot be read: Permission denied; it must be a file of the"):
+    management = Management.parse({**access, "address": "127.0.0.1", "hostKey": ED25519, kind: str(secret)})
+    reason = rf"{secret} cannot be read: Permission denied; it must be a file of the"
+    with pytest.raises(NetconfError, match=reason), unprivileged():
         SshSession(management, Waits(0.1))
 
 
