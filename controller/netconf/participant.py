@@ -59,6 +59,7 @@ class NetconfParticipant(Participant):
         self._tuning = tuning or Tuning()
         self._reconnect = reconnect or Reconnect()
         self._devices: dict[str, Device] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}  # switches that are forgotten and whose session still ends
         self._unsaved: set[str] = set()
         self._committing: dict[str, asyncio.Event] = {}  # set when the attempt has ended
         self._unfinished: dict[str, str] = {}  # decided changes, with the reason for which they are not carried out
@@ -77,7 +78,20 @@ class NetconfParticipant(Participant):
 
     async def close(self) -> None:
         """End all sessions."""
-        await asyncio.gather(*(device.close() for device in self._devices.values()))
+        await asyncio.gather(*self._leaving.values(), *(device.close() for device in self._devices.values()))
+
+    def _forget(self, switch: str) -> None:
+        """End the session with a switch that is no longer configured: a device has only a few.  Nobody waits for it."""
+        if (device := self._devices.pop(switch, None)) is None:
+            return
+
+        def gone(task: asyncio.Task[None]) -> None:
+            if self._leaving.get(switch) is task:
+                del self._leaving[switch]
+
+        closing = asyncio.create_task(device.close(), name=f"end the session with {switch}")
+        self._leaving[switch] = closing
+        closing.add_done_callback(gone)
 
     # Transactions
 
@@ -92,6 +106,8 @@ class NetconfParticipant(Participant):
         if older := [self._committing[tx] for tx in self._older(change) if tx in self._committing]:
             await asyncio.gather(*(attempt.wait() for attempt in older))
             self.open[tx.id] = change = OpenChange.of(tx.id, tx.seq, tx.operation, self.decided)
+        if leaving := [self._leaving[switch] for switch in change.targets if switch in self._leaving]:
+            await asyncio.wait(leaving)  # the old session may still hold locks
         results = await self._each(change, self._staged)
         if failed := _failures(results):
             raise Refused("; ".join(f"{switch}: {error}" for switch, error in failed.items()))
@@ -199,6 +215,7 @@ class NetconfParticipant(Participant):
         for switch, document in change.documents.items():
             if document is None:
                 self.decided.pop(switch, None)
+                self._forget(switch)
             else:
                 self.decided[switch] = document
             self._seqs[switch] = change.seq

@@ -259,6 +259,15 @@ async def test_a_switch_that_leaves_is_left_as_it_is(world: World) -> None:
     assert await world.holds(samples.SHOP)
 
 
+async def test_a_switch_that_leaves_gets_its_session_back_and_may_come_again(world: World) -> None:
+    await world.carry_out(transaction("t1", world.wish()))
+    wire = world.board.to(world.servers["sw2"])
+    await world.carry_out(transaction("t2", {"device/sw2": None}))
+    await until(lambda: not wire.connected)
+    await world.carry_out(transaction("t3", world.wish(samples.WEB)))
+    assert await world.holds(samples.WEB)
+
+
 async def test_drift_is_told_once_and_mended(world: World) -> None:
     await world.carry_out(transaction("t1", world.wish()))
     world.servers["sw2"].seed(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What becomes of the other switches, and of a decided change, when one switch fails in a way nobody expects."""
+"""What becomes of the other switches, and of a decided change, when one switch fails, is slow or leaves."""
 
 from __future__ import annotations
 
@@ -218,6 +218,40 @@ async def test_keep_that_is_cancelled_leaves_no_task(tmp_path: Path) -> None:
     await ended(keeping)
     assert asyncio.all_tasks() == before
     await site.participant.close()
+
+
+async def test_a_switch_that_leaves_is_closed_beside_the_commit_and_before_it_comes_again(tmp_path: Path) -> None:
+    steps: list[str] = []
+    free = threading.Event()
+
+    class Slow(Silent):
+        def close(self) -> None:
+            free.wait(10)
+            super().close()
+            steps.append("closed")
+
+    def connect(_management: Management) -> Session:
+        steps.append("dialled")
+        if len(steps) > 1:
+            raise SessionLostError("away", "connect")
+        return Slow()
+
+    participant = NetconfParticipant(lambda *event: None, connect, Backups(tmp_path, 3), reconnect=Reconnect(1))
+    await participant.restore({"device/sw1": wish("sw1")}, [])
+    await participant.device("sw1").run(DeviceConfig.parse(wish("sw1")), lambda driver: None)
+    left = Transaction("t1", 1, 1, {"prepare": None, "stages": {"admit": {"changes": {"device/sw1": None}}}}, 30.0)
+    await participant.prepare(left)
+    async with asyncio.timeout(5):
+        await participant.commit(left, "admit")
+    assert steps == ["dialled"]
+    again = asyncio.create_task(participant.prepare(transaction(2, "sw1")))
+    await asyncio.sleep(0.05)
+    free.set()
+    with pytest.raises(Refused, match="sw1: away"):
+        await again
+    assert steps == ["dialled", "closed", "dialled"]
+    await participant.close()
+    await until(lambda: not any(thread.name.startswith("netconf sw1") for thread in threading.enumerate()))
 
 
 # Secrets and host keys
