@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from rdmp.frames import FrameError, dump, parse
+from rdmp.limits import MAX_DEPTH
 from rdmp.participant import Effect
 from rdmp.participant_table import Denied, Failed, Result
 
@@ -27,11 +28,15 @@ def storable(result: object, what: str) -> Result:
     match result:
         case Effect():
             try:
-                dump(dict(result.state)).encode()
+                if result.state:
+                    dump(dict(result.state)).encode()
             except (FrameError, UnicodeEncodeError, TypeError, ValueError) as error:
                 return Failed(f"the state documents are not JSON: {_escaped(str(error))}")
             degraded = None if result.degraded is None else _escaped(str(result.degraded))
-            return replace(result, detail=_detail(result.detail, what), degraded=degraded)
+            detail = _detail(result.detail, what)
+            if detail is result.detail and degraded == result.degraded:
+                return result
+            return replace(result, detail=detail, degraded=degraded)
         case Denied():
             return Denied(_escaped(str(result.reason)), _detail(result.detail, what) or None)
         case Failed():
@@ -45,19 +50,22 @@ def _escaped(text: str) -> str:
     return _SURROGATE.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
 
 
-def _detail(detail: Any, what: str) -> dict[str, Any]:
-    """Return what can be said in JSON, nothing if it cannot; read as its receiver will, who refuses more than we do."""
-    if not detail:
-        return {}
+def _detail(detail: Any, what: str) -> Mapping[str, Any]:
+    """Return what can be said in JSON, nothing if it cannot."""
     try:
         if not isinstance(detail, Mapping):
+            if detail is None:
+                return {}
             raise FrameError("bad_message", f"it is a {type(detail).__name__}, not an object")
-        text = dump({"detail": dict(detail)})
+        text = dump(dict(detail))
+        if text.count("{") + text.count("[") >= MAX_DEPTH:  # read as its receiver will, who refuses what is too deep
+            parse(dump({"detail": dict(detail)}).encode(errors="replace"))
+        text.encode()
+    except UnicodeEncodeError:
         # In JSON text a backslash that is meant must be written twice.
-        text = _SURROGATE.sub(lambda one: f"\\\\u{ord(one[0]):04x}", text)
-        parse(text.encode())
+        value: dict[str, Any] = json.loads(_SURROGATE.sub(lambda one: f"\\\\u{ord(one[0]):04x}", text))
+        return value
     except FrameError as error:
         _log.error("%s: its detail is left out: %s", what, _escaped(str(error)))
         return {}
-    value: dict[str, Any] = json.loads(text)["detail"]
-    return value
+    return detail
