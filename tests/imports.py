@@ -29,6 +29,7 @@ CONFINED: Mapping[str, str] = {
     "os_ken": "controller.openflow",
     "docker": "agents.docker",
     "ncclient": "controller.netconf",
+    "paramiko": "controller.netconf",
     "microesb": "odyssey.services",
     "jsocket": "rdmp.blocking",
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import paramiko  # type: ignore[import-untyped]
+import paramiko
 from ncclient import NCClientError, manager
 from ncclient.operations import RaiseMode, RPCError, TimeoutExpiredError
 from ncclient.transport.errors import SessionError, TransportError
