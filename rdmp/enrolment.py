@@ -71,7 +71,8 @@ def own_identity(folder: Path, role: str) -> Identity:
         makes = f"`odysseyctl host join NAME{'' if role == 'agent' else f' --role {role}'}` {how}"
         if role not in ROLES:
             makes = f"`odysseyctl ca issue {role} NAME --out {folder}` makes it"
-        raise IdentityError(f"{error.filename} is missing: this {role} has not joined; {makes}") from error
+        who = "host" if role == "agent" else role
+        raise IdentityError(f"{error.filename} is missing: this {who} has not joined; {makes}") from error
     if found.role != role:
         raise IdentityError(f"{files.cert} is of {found}; it must have the role {role}")
     return found
