@@ -88,7 +88,7 @@ class Engine:
         wish = _wish(request)
         if request.get("options", {}).get("dryRun"):
             return await self._planned(request, wish)
-        self._require_unused(request["id"], await self._calls.find(request["id"]))
+        await self._require_unused(request["id"])
         call = await self._calls.open(request, subject)
         if call.state in FINAL and call.answer is not None:
             return call.answer
@@ -100,9 +100,9 @@ class Engine:
             raise
         return await self._watch(work, listener)
 
-    def _require_unused(self, call_id: str, found: Call | None) -> None:
+    async def _require_unused(self, call_id: str) -> None:
         """See that a new call has transactions of its own: those of one that is no longer kept may still stand."""
-        if found is None and f"{call_id}.1" in self._view.entries:
+        if f"{call_id}.1" in self._view.entries and await self._calls.find(call_id) is None:
             raise RpcError(
                 "call_id_reused",
                 f"call id {call_id} was used before, and its answer is no longer kept; choose another id"
@@ -126,10 +126,14 @@ class Engine:
         request = {"id": call_id, "SYSServiceID": "settle", "data": []}
         call = await self._calls.open(request, "odysseyd")
         call = await self._calls.save(replace(call, goal=Settle(tuple(sorted(networks))).to_json()))
+        # Nobody asks for it or repeats it, and it would drive out calls of people. Cancelled, its work still goes on.
         try:
-            return await self._watch(self._start(call, None), listener)
-        finally:
-            await self._calls.forget(call)  # nobody asks for it or repeats it, and it would drive out calls of people
+            answer = await self._watch(self._start(call, None), listener)
+        except Exception:
+            await self._calls.forget(call)
+            raise
+        await self._calls.forget(call)
+        return answer
 
     def _start(self, call: Call, wish: Wish | None) -> _Work:
         work = self._running.get(call.id)
